@@ -1,0 +1,79 @@
+"""The library's own exceptions.
+
+Each one says what is wrong and what to do about it, names the file or the tensor, and may be shown to a user as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from os import PathLike
+
+
+class ModelsmithError(Exception):
+    """Base of all errors that the library raises on purpose.
+
+    ``message`` says what is wrong, ``remedy`` what to do next (it may be empty); ``str()`` joins the two.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        if not self.remedy:
+            return self.message
+        joint = "" if self.message.endswith((".", "!", "?")) else "."
+        return f"{self.message}{joint} {self.remedy}"
+
+
+class BadFileError(ModelsmithError):
+    """A file that cannot be read as what it should be."""
+
+    def __init__(self, path: str | PathLike[str], problem: str, remedy: str = "") -> None:
+        super().__init__(f"{path}: {problem}", remedy)
+        self.path = str(path)
+        self.problem = problem
+
+
+class UnsafeFileError(BadFileError):
+    """A pickle that asks for more than tensors. Nothing of it was executed; ``names`` lists what it asks for."""
+
+    def __init__(self, path: str | PathLike[str], names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(
+            path,
+            "the pickle asks for " + ", ".join(self.names),
+            "Nothing was executed. Get the model as .safetensors from a source that you trust.",
+        )
+
+
+class UnknownNameError(ModelsmithError):
+    """A name that is not among the known ones; the nearest known one is offered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        choices = sorted(known)
+        near = difflib.get_close_matches(name, choices, n=1)
+        remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(choices)}."
+        super().__init__(f"unknown {kind} {name!r}", remedy)
+        self.name = name
+
+
+class UsageError(ModelsmithError):
+    """Arguments that do not fit together, found before any work was done."""
+
+
+class MergeError(ModelsmithError):
+    """Models that cannot be merged in the way that was asked for."""
+
+
+class NoSpaceError(ModelsmithError):
+    """Not enough room on the disk for the output."""
+
+
+class Cancelled(ModelsmithError):
+    """The user stopped the job; nothing of its output was kept."""
+
+    def __init__(self, message: str = "cancelled; nothing was written") -> None:
+        super().__init__(message)

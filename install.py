@@ -1,0 +1,1 @@
+"""Nothing to install: Modelsmith runs on what every webui already has."""
