@@ -1,0 +1,116 @@
+"""Routes under /modelsmith/v1/. They take names from the host's own lists, never a path."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from modelsmith.decision import Override
+from modelsmith.errors import ModelsmithError, UnknownNameError
+from modelsmith.identify import identify
+from modelsmith_webui.host import Host, ModelFile
+
+PREFIX = "/modelsmith/v1"
+TOKEN_HEADER = "x-modelsmith-token"
+
+# The page gets this token, so that its own requests pass where the API wants a password that the page does not know.
+PAGE_TOKEN = secrets.token_urlsafe(16)
+
+
+def find_file(files: list[ModelFile], name: str) -> ModelFile:
+    """The file with this name, title, file name or stem. Raises UnknownNameError with the nearest one."""
+    wanted = name.strip()
+    for file in files:
+        if wanted in (file.name, file.path.name):
+            return file
+    for file in files:
+        # A title carries a short hash that comes and goes: "model.safetensors [0123456789]".
+        if wanted == file.path.stem or wanted.rsplit(" [", 1)[0] == file.name.rsplit(" [", 1)[0]:
+            return file
+    raise UnknownNameError("model file", name, [file.name for file in files])
+
+
+def _credentials() -> dict[str, str]:
+    """User names and passwords of the webui's --api-auth and --gradio-auth; empty where neither is used."""
+    try:
+        from modules import shared
+    except ImportError:
+        return {}
+    pairs: list[str] = []
+    for option in ("api_auth", "gradio_auth"):
+        pairs += (getattr(shared.cmd_opts, option, None) or "").split(",")
+    split = (pair.strip().partition(":") for pair in pairs if ":" in pair)
+    return {user: password for user, _, password in split}
+
+
+def _guard() -> Callable[..., None]:
+    from fastapi import Depends, HTTPException, Request
+    from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
+    known = _credentials()
+    basic = HTTPBasic(auto_error=False)
+
+    def check(request: Request, given: HTTPBasicCredentials | None = Depends(basic)) -> None:  # noqa: B008
+        if not known or secrets.compare_digest(request.headers.get(TOKEN_HEADER, ""), PAGE_TOKEN):
+            return
+        if given is not None and given.username in known:
+            expected = known[given.username].encode()
+            if secrets.compare_digest(given.password.encode(), expected):
+                return
+        raise HTTPException(401, "Modelsmith: user name and password needed", {"WWW-Authenticate": "Basic"})
+
+    # The annotations of a nested function are resolved in the module's namespace, where FastAPI's names are not.
+    check.__annotations__ = {"request": Request, "given": HTTPBasicCredentials | None, "return": None}
+    return check
+
+
+def _answer(error: ModelsmithError) -> dict[str, Any]:
+    return {"error": error.message, "remedy": error.remedy}
+
+
+def _override(body: dict[str, Any]) -> Override:
+    found = Override.from_json(body)
+    for name, value in (("prediction", found.prediction), ("ztsnr", found.ztsnr)):
+        if body.get(name, "auto") not in ("auto", value):
+            raise UnknownNameError(
+                f"{name} override", str(body[name]), ["auto", "epsilon", "v_prediction", "on", "off"]
+            )
+    return found
+
+
+def add_routes(app: Any, host: Host) -> None:
+    """Add the routes to the webui's (or the standalone app's) FastAPI application."""
+    from fastapi import APIRouter, Body, Depends, HTTPException
+
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(_guard())], tags=["modelsmith"])
+
+    def get_identify(name: str) -> dict[str, Any]:
+        """What a model file of the host is, with evidence: one report."""
+        try:
+            return identify(find_file(host.model_files(), name).path).to_json()
+        except UnknownNameError as error:
+            raise HTTPException(404, _answer(error)) from error
+
+    def get_status() -> dict[str, Any]:
+        """What the model in memory was set to, and why."""
+        status = host.status()
+        return {"host": host.name, "loaded": status.to_json() if status else None}
+
+    def post_override(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
+        """Set the override of one checkpoint: {"name", "prediction": auto|epsilon|v_prediction, "ztsnr": auto|on|off}."""
+        try:
+            file = find_file(host.checkpoints(), str(body.get("name", "")))
+            host.set_override(file.path, _override(body))
+        except UnknownNameError as error:
+            raise HTTPException(404, _answer(error)) from error
+        except ModelsmithError as error:
+            raise HTTPException(422, _answer(error)) from error
+        return {"name": file.name, "override": host.override(file.path).to_json()}
+
+    # Resolved here for the same reason as in _guard.
+    post_override.__annotations__ = {"body": dict, "return": dict}
+    router.add_api_route("/identify", get_identify, methods=["GET"])
+    router.add_api_route("/status", get_status, methods=["GET"])
+    router.add_api_route("/override", post_override, methods=["POST"])
+    app.include_router(router)

@@ -1,0 +1,172 @@
+"""What the tab, the API and the callbacks ask of a host, and which host this is.
+
+A host is told by what can be imported from it, never by a version string.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from modelsmith.decision import Decision, Override
+
+Capability = Literal["prediction", "config", "user_metadata", "loaded_model", "webui"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that the host lists. ``name`` is unique within its kind and is what a user sees."""
+
+    name: str
+    path: Path
+    kind: Literal["checkpoint", "vae", "lora", "text_encoder", "other"]
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedStatus:
+    """What the model in memory was set to, and why."""
+
+    path: Path
+    decision: Decision
+    applied: bool
+    config: str | None
+    sigma_max: float | None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.path.name,
+            "prediction": self.decision.prediction,
+            "zero_terminal_snr": self.decision.ztsnr,
+            "source": self.decision.source,
+            "reasons": list(self.decision.reasons),
+            "applied": self.applied,
+            "config": self.config,
+            "sigma_max": self.sigma_max,
+            "notes": list(self.notes),
+        }
+
+
+class JobControl(Protocol):
+    """A running job's side of the host's progress display."""
+
+    def report(self, fraction: float, text: str) -> None:
+        """Show ``fraction`` (0 to 1) and a short text."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether the user asked to stop."""
+        ...
+
+
+class Host(Protocol):
+    """One webui, or the standalone app. Every method may be called from any thread unless it says otherwise."""
+
+    name: str
+    capabilities: frozenset[Capability]
+    # Name of the JavaScript function that starts the host's progress bar for an event, or None.
+    progress_script: str | None
+
+    def checkpoints(self) -> list[ModelFile]:
+        """The host's checkpoints, in its order."""
+        ...
+
+    def model_files(self) -> list[ModelFile]:
+        """Every model file of the host's folders, checkpoints first."""
+        ...
+
+    def checkpoint_folder(self) -> Path:
+        """Where a new checkpoint is written."""
+        ...
+
+    def data_folder(self) -> Path:
+        """Where Modelsmith keeps its own index; made when it does not exist."""
+        ...
+
+    def loaded_checkpoint(self) -> Path | None:
+        """The checkpoint in memory, never waiting for one that is being loaded."""
+        ...
+
+    def refresh_checkpoints(self) -> None:
+        """Make the host look for new checkpoint files."""
+        ...
+
+    def cached_sha256(self, file: ModelFile) -> str | None:
+        """A hash that the host already knows; none is computed."""
+        ...
+
+    def wrap_job(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
+        """Wrap an event handler so that it runs as a job of the host: one at a time, progress shown.
+
+        In a webui the wrapped handler takes the task id as its first argument, which ``progress_script`` fills in.
+        """
+        ...
+
+    def job_control(self) -> JobControl:
+        """For the job that runs now; call it inside a handler wrapped by :meth:`wrap_job`."""
+        ...
+
+    def interrupt(self) -> None:
+        """Ask the running job to stop."""
+        ...
+
+    def override(self, path: Path) -> Override:
+        """The user's override for one file."""
+        ...
+
+    def set_override(self, path: Path, override: Override) -> None:
+        """Keep the override and apply it at once where the file is the model in memory.
+
+        Raises BadFileError where the metadata beside the file cannot be read or written.
+        """
+        ...
+
+    def status(self) -> LoadedStatus | None:
+        """What the model in memory was set to; None where nothing is loaded or the host cannot tell."""
+        ...
+
+    def install(self) -> None:
+        """Take hold of the host. Calling it twice changes nothing."""
+        ...
+
+    def uninstall(self) -> None:
+        """Undo :meth:`install` and put every model in memory back as the host had it."""
+        ...
+
+    def model_loaded(self, model: Any) -> None:
+        """The host's on_model_loaded callback."""
+        ...
+
+    def before_process(self, processing: Any) -> None:
+        """Called at the start of a generation job, before samplers are built."""
+        ...
+
+    def before_batch(self, processing: Any) -> None:
+        """Called before each batch of a generation job."""
+        ...
+
+
+def _has(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def detect_host() -> Host:
+    """The adapter for the webui in whose process this runs. Call it only inside a webui."""
+    if _has("modules_forge") and _has("backend.loader"):
+        from modelsmith_webui.hosts.forge import ForgeHost
+
+        return ForgeHost()
+    if _has("modules_forge"):
+        from modelsmith_webui.hosts.webui import WebuiHost
+
+        return WebuiHost("Unknown Forge")
+    from modelsmith_webui.hosts.a1111 import A1111Host
+
+    return A1111Host()

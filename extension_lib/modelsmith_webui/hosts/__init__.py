@@ -1,0 +1,1 @@
+"""One module per host, all behind :class:`modelsmith_webui.host.Host`."""

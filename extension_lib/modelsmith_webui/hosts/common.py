@@ -1,0 +1,63 @@
+"""What all webui adapters share: from a checkpoint's path to the decision about it, remembered while nothing changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsmith.decision import Decision, Override, decide
+from modelsmith.identify import Report, identify
+from modelsmith_webui.overrides import metadata_path, read_override
+
+logger = logging.getLogger(__name__)
+
+Stamp = tuple[tuple[int, int] | None, ...]
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """All that is known about one checkpoint."""
+
+    path: Path
+    report: Report
+    override: Override
+    decision: Decision
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+class Resolver:
+    """Resolves checkpoints; an answer is kept until the file, its yaml, its metadata or the switch changes."""
+
+    def __init__(self, enabled: Callable[[], bool]) -> None:
+        self._enabled = enabled
+        self._lock = threading.Lock()
+        self._reports: dict[Path, tuple[Stamp, Report]] = {}
+
+    def report(self, path: Path) -> Report:
+        """The report of a file, read again only when the file or the yaml beside it changed."""
+        stamp = (_stamp(path), _stamp(path.with_suffix(".yaml")))
+        with self._lock:
+            known = self._reports.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        report = identify(path)
+        with self._lock:
+            self._reports[path] = (stamp, report)
+        return report
+
+    def resolve(self, path: str | Path) -> Resolution:
+        """Report, override and decision for one checkpoint."""
+        path = Path(path)
+        report = self.report(path)
+        override = read_override(path) if metadata_path(path).exists() else Override()
+        return Resolution(path, report, override, decide(report, override, enabled=self._enabled()))

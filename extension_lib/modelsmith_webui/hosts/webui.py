@@ -1,0 +1,194 @@
+"""What AUTOMATIC1111 and the Forge family have in common: lists, jobs, overrides.
+
+Used by itself it is the adapter of a webui that Modelsmith does not know: files are identified, nothing is set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from modelsmith.decision import Override
+from modelsmith_webui import settings
+from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
+from modelsmith_webui.hosts.common import Resolver
+from modelsmith_webui.overrides import read_override, write_override
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_STEPS = 1000
+MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+
+
+class WebuiJob:
+    """The running job of the webui: its progress bar and its Interrupt."""
+
+    def __init__(self) -> None:
+        from modules import shared
+
+        self._state = shared.state
+        self._state.job_count = 1
+        self._state.sampling_steps = PROGRESS_STEPS
+
+    def report(self, fraction: float, text: str) -> None:
+        self._state.sampling_step = min(PROGRESS_STEPS, max(0, round(fraction * PROGRESS_STEPS)))
+        self._state.textinfo = text
+
+    def cancelled(self) -> bool:
+        return bool(self._state.interrupted or self._state.skipped)
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    if folder.is_dir():
+        for found in sorted(folder.rglob("*")):
+            if found.suffix.lower() in MODEL_ENDINGS and found.is_file():
+                yield found
+
+
+class WebuiHost:
+    """The shared part of all webui adapters; also the whole adapter of an unknown one."""
+
+    capabilities: frozenset[Capability] = frozenset({"user_metadata", "loaded_model", "webui"})
+    progress_script: str | None = "modelsmithSubmit"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.resolver = Resolver(lambda: bool(settings.get(settings.ENABLED)))
+
+    # files
+
+    def checkpoints(self) -> list[ModelFile]:
+        from modules import sd_models
+
+        return [
+            ModelFile(info.title, Path(info.filename), "checkpoint", info.sha256)
+            for info in list(sd_models.checkpoints_list.values())
+        ]
+
+    def model_files(self) -> list[ModelFile]:
+        from modules import sd_vae
+
+        files = self.checkpoints()
+        files += [ModelFile(name, Path(path), "vae") for name, path in list(sd_vae.vae_dict.items())]
+        for folder in self._lora_folders():
+            files += [ModelFile(found.relative_to(folder).as_posix(), found, "lora") for found in _walk(folder)]
+        for folder in self._text_encoder_folders():
+            files += [ModelFile(found.relative_to(folder).as_posix(), found, "text_encoder") for found in _walk(folder)]
+        return files
+
+    def _models_folder(self) -> Path:
+        from modules import paths_internal
+
+        return Path(paths_internal.models_path)
+
+    def _folders(self, *candidates: str | Path | None) -> list[Path]:
+        """The existing ones, each once: on some systems Lora and lora are the same folder."""
+        found: dict[Path, Path] = {}
+        for candidate in candidates:
+            if candidate and Path(candidate).is_dir():
+                found.setdefault(Path(candidate).resolve(), Path(candidate))
+        return list(found.values())
+
+    def _lora_folders(self) -> list[Path]:
+        from modules import shared
+
+        return self._folders(getattr(shared.cmd_opts, "lora_dir", None), self._models_folder() / "Lora")
+
+    def _text_encoder_folders(self) -> list[Path]:
+        from modules import shared
+
+        given = getattr(shared.cmd_opts, "text_encoder_dir", None)
+        return self._folders(given, self._models_folder() / "text_encoder")
+
+    def checkpoint_folder(self) -> Path:
+        from modules import sd_models, shared
+
+        return Path(getattr(shared.cmd_opts, "ckpt_dir", None) or sd_models.model_path)
+
+    def data_folder(self) -> Path:
+        from modules import paths_internal
+
+        folder = Path(paths_internal.data_path) / "cache" / "modelsmith"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def refresh_checkpoints(self) -> None:
+        from modules import sd_models
+
+        sd_models.list_models()
+
+    def cached_sha256(self, file: ModelFile) -> str | None:
+        if file.sha256:
+            return file.sha256
+        from modules import hashes
+
+        prefix = {"checkpoint": "checkpoint", "vae": "vae", "lora": "lora"}.get(file.kind)
+        if prefix is None:
+            return None
+        title = f"{prefix}/{file.path.stem if file.kind == 'lora' else file.name}"
+        return hashes.sha256_from_cache(str(file.path), title)
+
+    # jobs
+
+    def wrap_job(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
+        from modules import call_queue
+
+        return call_queue.wrap_gradio_gpu_call(function, extra_outputs=extra_outputs)
+
+    def job_control(self) -> JobControl:
+        return WebuiJob()
+
+    def interrupt(self) -> None:
+        from modules import shared
+
+        shared.state.interrupt()
+
+    # the model in memory
+
+    def loaded_model(self) -> Any:
+        """The model in memory, without taking the lock that a load holds for its whole time."""
+        from modules import sd_models
+
+        return getattr(sd_models.model_data, "sd_model", None)
+
+    def loaded_checkpoint(self) -> Path | None:
+        info = getattr(self.loaded_model(), "sd_checkpoint_info", None)
+        return Path(info.filename) if info is not None else None
+
+    def override(self, path: Path) -> Override:
+        return read_override(path)
+
+    def set_override(self, path: Path, override: Override) -> None:
+        write_override(path, override)
+        if self.loaded_checkpoint() == path:
+            self.reapply()
+
+    def status(self) -> LoadedStatus | None:
+        path = self.loaded_checkpoint()
+        if path is None:
+            return None
+        decision = self.resolver.resolve(path).decision
+        note = f"{self.name}: Modelsmith does not know this webui, so nothing is set by itself"
+        return LoadedStatus(path, decision, applied=False, config=None, sigma_max=None, notes=(note,))
+
+    # taking hold; a webui that is not known is left alone
+
+    def install(self) -> None:
+        logger.warning("Modelsmith does not know this webui: it identifies files but sets nothing by itself")
+
+    def uninstall(self) -> None:
+        return
+
+    def reapply(self) -> None:
+        """Bring the model in memory in line with the settings and the overrides as they are now."""
+
+    def model_loaded(self, model: Any) -> None:
+        return
+
+    def before_process(self, processing: Any) -> None:
+        return
+
+    def before_batch(self, processing: Any) -> None:
+        return
