@@ -6,6 +6,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from fastapi import APIRouter, Body, Depends, HTTPException, Request
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.identify import identify
@@ -44,24 +47,19 @@ def _credentials() -> dict[str, str]:
     return {user: password for user, _, password in split}
 
 
-def _guard() -> Callable[..., None]:
-    from fastapi import Depends, HTTPException, Request
-    from fastapi.security import HTTPBasic, HTTPBasicCredentials
+_basic = HTTPBasic(auto_error=False)
 
-    known = _credentials()
-    basic = HTTPBasic(auto_error=False)
 
-    def check(request: Request, given: HTTPBasicCredentials | None = Depends(basic)) -> None:  # noqa: B008
+def _guard(known: dict[str, str]) -> Callable[..., None]:
+    def check(request: Request, given: HTTPBasicCredentials | None = Depends(_basic)) -> None:  # noqa: B008
         if not known or secrets.compare_digest(request.headers.get(TOKEN_HEADER, ""), PAGE_TOKEN):
             return
         if given is not None and given.username in known:
-            expected = known[given.username].encode()
-            if secrets.compare_digest(given.password.encode(), expected):
+            right = secrets.compare_digest(given.password.encode(), known[given.username].encode())
+            if right:
                 return
         raise HTTPException(401, "Modelsmith: user name and password needed", {"WWW-Authenticate": "Basic"})
 
-    # The annotations of a nested function are resolved in the module's namespace, where FastAPI's names are not.
-    check.__annotations__ = {"request": Request, "given": HTTPBasicCredentials | None, "return": None}
     return check
 
 
@@ -71,19 +69,18 @@ def _answer(error: ModelsmithError) -> dict[str, Any]:
 
 def _override(body: dict[str, Any]) -> Override:
     found = Override.from_json(body)
-    for name, value in (("prediction", found.prediction), ("ztsnr", found.ztsnr)):
-        if body.get(name, "auto") not in ("auto", value):
-            raise UnknownNameError(
-                f"{name} override", str(body[name]), ["auto", "epsilon", "v_prediction", "on", "off"]
-            )
+    for name, value, known in (
+        ("prediction", found.prediction, ["auto", "epsilon", "v_prediction"]),
+        ("ztsnr", found.ztsnr, ["auto", "on", "off"]),
+    ):
+        if body.get(name, "auto") != value:
+            raise UnknownNameError(f"{name} override", str(body[name]), known)
     return found
 
 
 def add_routes(app: Any, host: Host) -> None:
     """Add the routes to the webui's (or the standalone app's) FastAPI application."""
-    from fastapi import APIRouter, Body, Depends, HTTPException
-
-    router = APIRouter(prefix=PREFIX, dependencies=[Depends(_guard())], tags=["modelsmith"])
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(_guard(_credentials()))], tags=["modelsmith"])
 
     def get_identify(name: str) -> dict[str, Any]:
         """What a model file of the host is, with evidence: one report."""
@@ -98,18 +95,17 @@ def add_routes(app: Any, host: Host) -> None:
         return {"host": host.name, "loaded": status.to_json() if status else None}
 
     def post_override(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
-        """Set the override of one checkpoint: {"name", "prediction": auto|epsilon|v_prediction, "ztsnr": auto|on|off}."""
+        """Set one checkpoint's override: name, prediction (auto, epsilon, v_prediction), ztsnr (auto, on, off)."""
         try:
+            wanted = _override(body)
             file = find_file(host.checkpoints(), str(body.get("name", "")))
-            host.set_override(file.path, _override(body))
+            host.set_override(file.path, wanted)
         except UnknownNameError as error:
             raise HTTPException(404, _answer(error)) from error
         except ModelsmithError as error:
             raise HTTPException(422, _answer(error)) from error
         return {"name": file.name, "override": host.override(file.path).to_json()}
 
-    # Resolved here for the same reason as in _guard.
-    post_override.__annotations__ = {"body": dict, "return": dict}
     router.add_api_route("/identify", get_identify, methods=["GET"])
     router.add_api_route("/status", get_status, methods=["GET"])
     router.add_api_route("/override", post_override, methods=["POST"])

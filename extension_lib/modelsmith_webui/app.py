@@ -1,4 +1,4 @@
-"""The extension as the webui sees it: one host adapter, taken hold of when the script is loaded, let go when it goes."""
+"""The extension as the webui sees it: one host adapter, installed with the script and undone with it."""
 
 from __future__ import annotations
 

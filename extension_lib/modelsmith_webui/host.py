@@ -137,6 +137,10 @@ class Host(Protocol):
         """Undo :meth:`install` and put every model in memory back as the host had it."""
         ...
 
+    def reapply(self) -> None:
+        """Bring the model in memory in line with the settings and the overrides as they are now."""
+        ...
+
     def model_loaded(self, model: Any) -> None:
         """The host's on_model_loaded callback."""
         ...

@@ -8,6 +8,8 @@ SECTION = ("modelsmith", "Modelsmith")
 ENABLED = "modelsmith_enabled"
 BADGE = "modelsmith_badge"
 
+DEFAULTS: dict[str, Any] = {ENABLED: True, BADGE: True}
+
 
 def get(name: str) -> Any:
     """A setting's value; the default while the webui has not registered the settings yet (its first load)."""

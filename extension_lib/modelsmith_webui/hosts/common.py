@@ -1,4 +1,4 @@
-"""What all webui adapters share: from a checkpoint's path to the decision about it, remembered while nothing changed."""
+"""What all webui adapters share: from a checkpoint's path to the decision, remembered while nothing changed."""
 
 from __future__ import annotations
 
