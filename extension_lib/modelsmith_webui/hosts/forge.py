@@ -1,0 +1,239 @@
+"""Forge and the webuis with its backend (reForge's newmain_newforge, Neo): state on the predictor of the loaded model.
+
+Forge keeps the prediction type as a string on ``KModel.predictor``, read anew at each step, and the schedule as the
+predictor's ``sigmas``, which all samplers read when they are built. Both are plain attributes of an object that lives
+and dies with the loaded model and that every clone of the UNet shares, so setting them once per load reaches UI, API,
+hires, refiner and scripts alike, and nothing is left for the next model.
+
+Forge's own way to zero terminal SNR (``model_config.ztsnr``: rescale before sampling, put back after) is not used: it
+has no ``finally``, so an exception in sampling leaves the rescaled table behind, and it looks at the first model of a
+hires or refiner pass only. The table is set for good instead and the flag cleared.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelsmith.decision import Decision
+from modelsmith.schedules import FloatArray, sigmas, zero_terminal_snr
+from modelsmith_webui.host import Capability, LoadedStatus
+from modelsmith_webui.hosts.webui import WebuiHost
+
+logger = logging.getLogger(__name__)
+
+STATE = "_modelsmith"
+# The predictor classes that follow the discrete schedule; flow and EDM ones are never touched.
+DISCRETE_PREDICTOR = "Prediction"
+DISCRETE_TYPES = ("epsilon", "v_prediction")
+HOST_ZTSNR_OPTION = "Zero Terminal SNR"
+# Two tables of the same schedule differ by less than this in their last value, plain and rescaled by a factor of 309.
+SAME_SIGMA = 0.01
+
+
+@dataclass
+class ModelState:
+    """What the host had set on a model when it was first met, and what it was set to since."""
+
+    predictor: Any
+    prediction_type: str
+    ztsnr_flag: Any
+    model_type: Any
+    plain: FloatArray
+    decision: Decision | None = None
+    notes: tuple[str, ...] = ()
+
+
+def discrete_predictor(model: Any) -> Any | None:
+    """The predictor of a loaded model where prediction type and schedule may be set, else None."""
+    unet = getattr(getattr(model, "forge_objects", None), "unet", None)
+    predictor = getattr(getattr(unet, "model", None), "predictor", None)
+    if type(predictor).__name__ != DISCRETE_PREDICTOR:
+        return None
+    settable = hasattr(predictor, "set_sigmas") and hasattr(predictor, "sigmas")
+    return predictor if settable and getattr(predictor, "prediction_type", None) in DISCRETE_TYPES else None
+
+
+def _table(predictor: Any) -> FloatArray:
+    return predictor.sigmas.detach().cpu().double().numpy()
+
+
+def plain_table(predictor: Any) -> FloatArray:
+    """The sigmas that the host built the predictor with, shape (T,).
+
+    ``set_sigmas`` leaves ``alphas_cumprod`` alone, so a table that no longer agrees with it is a leftover of an
+    interrupted rescale, and the schedule is worked out again from ``alphas_cumprod``.
+    """
+    found = _table(predictor)
+    cumprod = getattr(predictor, "alphas_cumprod", None)
+    if cumprod is None:
+        return found
+    built = sigmas(cumprod.detach().cpu().double().numpy())
+    return found if abs(found[-1] / built[-1] - 1.0) < SAME_SIGMA else built
+
+
+def zero_terminal_snr_table(plain: FloatArray) -> FloatArray:
+    """The sigmas of the same schedule with zero terminal SNR, shape kept."""
+    return sigmas(zero_terminal_snr(1.0 / (1.0 + plain**2)))
+
+
+def _set_table(predictor: Any, wanted: FloatArray) -> None:
+    """Give the predictor a table; nothing happens where it has it already, in single precision."""
+    if np.array_equal(_table(predictor).astype(np.float32), wanted.astype(np.float32)):
+        return
+    import torch
+
+    predictor.set_sigmas(torch.from_numpy(wanted.copy()).to(device=predictor.sigmas.device, dtype=torch.float32))
+
+
+def _with_name(model_type: Any, name: str) -> Any:
+    """The member of the host's ModelType enum that means a prediction type; as it is where there is none."""
+    members = getattr(type(model_type), "__members__", {})
+    return members.get(name, model_type)
+
+
+class ForgeHost(WebuiHost):
+    """Forge, newmain_newforge and Neo."""
+
+    capabilities: frozenset[Capability] = frozenset({"prediction", "user_metadata", "loaded_model", "webui"})
+
+    def __init__(self, name: str = "Forge") -> None:
+        super().__init__(name)
+
+    # taking hold of the host needs no patch: the model object is enough
+
+    def install(self) -> None:
+        return
+
+    def uninstall(self) -> None:
+        self._restore(self.loaded_model())
+
+    def model_loaded(self, model: Any) -> None:
+        self._bring_in_line(model)
+
+    def reapply(self) -> None:
+        self._bring_in_line(self.loaded_model())
+
+    def before_load(self, processing: Any) -> None:
+        """Make Forge load again after a load that failed.
+
+        A failed load leaves no model in memory but the mark of the previous one, so choosing that one again would be
+        taken for "already loaded" and end in an exception for good.
+        """
+        from modules import sd_models
+
+        data = sd_models.model_data
+        if data.sd_model is None and getattr(data, "forge_hash", ""):
+            data.forge_hash = ""
+
+    def before_process(self, processing: Any) -> None:
+        self._bring_in_line(self.loaded_model())
+
+    def before_batch(self, processing: Any) -> None:
+        self._bring_in_line(self.loaded_model())
+
+    def status(self) -> LoadedStatus | None:
+        path, model = self.loaded_checkpoint(), self.loaded_model()
+        if path is None:
+            return None
+        predictor = discrete_predictor(model)
+        state: ModelState | None = getattr(model, STATE, None)
+        decision = self.resolver.resolve(path).decision
+        applied = predictor is not None and state is not None and state.decision == decision
+        sigma_max = float(predictor.sigmas[-1]) if predictor is not None else None
+        notes = state.notes if state is not None else ()
+        return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes)
+
+    # the work
+
+    def _bring_in_line(self, model: Any) -> None:
+        """Set what the decision says, or put back what the host had; the same again changes nothing."""
+        info = getattr(model, "sd_checkpoint_info", None)
+        predictor = discrete_predictor(model)
+        if info is None or predictor is None:
+            return
+        decision = self.resolver.resolve(Path(info.filename)).decision
+        if decision.prediction is None:
+            self._restore(model)
+            return
+        state = self._state(model, predictor)
+        first = state.decision != decision
+        self._apply(model, state, decision)
+        if first:
+            self._log(Path(info.filename), state)
+
+    def _state(self, model: Any, predictor: Any) -> ModelState:
+        state: ModelState | None = getattr(model, STATE, None)
+        if state is None or state.predictor is not predictor:
+            config = getattr(model, "model_config", None)
+            state = ModelState(
+                predictor=predictor,
+                prediction_type=predictor.prediction_type,
+                ztsnr_flag=getattr(config, "ztsnr", None),
+                model_type=getattr(config, "model_type", None),
+                plain=plain_table(predictor),
+            )
+            setattr(model, STATE, state)
+        return state
+
+    def _apply(self, model: Any, state: ModelState, decision: Decision) -> None:
+        state.predictor.prediction_type = decision.prediction
+        config = getattr(model, "model_config", None)
+        if state.ztsnr_flag is not None:
+            config.ztsnr = False
+        if state.model_type is not None:
+            name = "V_PREDICTION" if decision.prediction == "v_prediction" else "EPS"
+            config.model_type = _with_name(state.model_type, name)
+        # With its own option on, the host rescales what it finds and puts that back, so it must find the plain table.
+        host_rescales = self._host_option_is_on()
+        rescaled = decision.ztsnr and not host_rescales
+        _set_table(state.predictor, zero_terminal_snr_table(state.plain) if rescaled else state.plain)
+        state.decision = decision
+        state.notes = self._notes(decision, host_rescales)
+
+    def _restore(self, model: Any) -> None:
+        state: ModelState | None = getattr(model, STATE, None)
+        if state is None:
+            return
+        delattr(model, STATE)
+        state.predictor.prediction_type = state.prediction_type
+        _set_table(state.predictor, state.plain)
+        config = getattr(model, "model_config", None)
+        if state.ztsnr_flag is not None:
+            config.ztsnr = state.ztsnr_flag
+        if state.model_type is not None:
+            config.model_type = state.model_type
+
+    def _host_option_is_on(self) -> bool:
+        from modules import shared
+
+        return getattr(shared.opts, "sd_noise_schedule", "Default") == HOST_ZTSNR_OPTION
+
+    def _notes(self, decision: Decision, host_rescales: bool) -> tuple[str, ...]:
+        if not host_rescales or decision.ztsnr:
+            return ()
+        return (
+            f"the setting Noise schedule is {HOST_ZTSNR_OPTION!r} for every model, also for this one, which does not "
+            "want it; set it to Default and let Modelsmith decide for each model",
+        )
+
+    def _log(self, path: Path, state: ModelState) -> None:
+        decision = state.decision
+        if decision is None:
+            return
+        sigma_max = float(state.predictor.sigmas[-1])
+        why = "; ".join(decision.reasons)
+        logger.info(
+            "%s: %s, ZTSNR %s, largest sigma %.2f (%s)",
+            path.name,
+            decision.prediction,
+            "on" if decision.ztsnr else "off",
+            sigma_max,
+            why,
+        )
+        for note in state.notes:
+            logger.warning("%s: %s", path.name, note)
