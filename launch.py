@@ -76,7 +76,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str]) -> int:
     """Prepare the environment and run the app or the tests in it."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - said before anything else can fail
         print("Modelsmith needs Python 3.10 or later.", file=sys.stderr)
         return 2
     arguments, rest = parse(argv)
