@@ -70,6 +70,8 @@ def read_header(path: str | Path) -> FileHeader:
     Raises BadFileError, which names the file, what is wrong and what to do.
     """
     target = Path(path)
+    if "\0" in str(target):
+        raise BadFileError(target, "the name has a null character in it", "Rename the file")
     try:
         if target.is_dir() or target.name.endswith(".index.json"):
             from modelsmith.files.sharded import read_sharded
@@ -87,8 +89,6 @@ def read_header(path: str | Path) -> FileHeader:
             f"reading failed ({error.strerror or error})",
             "Check the disk, then copy or download the file again",
         ) from error
-    except ValueError as error:  # a name with a null character in it
-        raise BadFileError(target, f"the name cannot be used ({error})", "Rename the file") from error
 
 
 def _read_file(path: Path) -> FileHeader:
