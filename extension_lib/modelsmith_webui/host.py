@@ -71,6 +71,10 @@ class Host(Protocol):
     # Name of the JavaScript function that starts the host's progress bar for an event, or None.
     progress_script: str | None
 
+    def language(self) -> str:
+        """The name of the localisation that the user chose (``ja_JP``); empty for English."""
+        ...
+
     def checkpoints(self) -> list[ModelFile]:
         """The host's checkpoints, in its order."""
         ...

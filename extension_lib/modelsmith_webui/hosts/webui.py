@@ -57,6 +57,12 @@ class WebuiHost:
         self.name = name
         self.resolver = Resolver(lambda: bool(settings.get(settings.ENABLED)))
 
+    def language(self) -> str:
+        from modules import shared
+
+        chosen = getattr(shared.opts, "localization", None)
+        return "" if chosen in (None, "None") else str(chosen)
+
     # files
 
     def checkpoints(self) -> list[ModelFile]:
