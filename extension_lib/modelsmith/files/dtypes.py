@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from modelsmith.errors import MergeError, UnknownNameError
 
@@ -106,4 +106,4 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     import torch
 
     flat: Any = tensor.detach().reshape(-1).view(torch.uint8)
-    return memoryview(cast(Any, flat.numpy()))
+    return memoryview(flat.numpy())
