@@ -47,6 +47,9 @@ def _script_class(host: Any, scripts: Any) -> type:
         def show(self, is_img2img: bool) -> Any:
             return scripts.AlwaysVisible
 
+        def before_process(self, p: Any, *_args: Any) -> None:
+            host.before_load(p)
+
         def process(self, p: Any, *_args: Any) -> None:
             host.before_process(p)
 

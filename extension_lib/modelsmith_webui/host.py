@@ -149,6 +149,10 @@ class Host(Protocol):
         """The host's on_model_loaded callback."""
         ...
 
+    def before_load(self, processing: Any) -> None:
+        """Called at the very start of a generation job, before the host loads the model that the job asks for."""
+        ...
+
     def before_process(self, processing: Any) -> None:
         """Called at the start of a generation job, before samplers are built."""
         ...

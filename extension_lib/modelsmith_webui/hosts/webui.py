@@ -193,6 +193,9 @@ class WebuiHost:
     def model_loaded(self, model: Any) -> None:
         return
 
+    def before_load(self, processing: Any) -> None:
+        return
+
     def before_process(self, processing: Any) -> None:
         return
 
