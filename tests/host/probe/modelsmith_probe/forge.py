@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from modelsmith_probe import record
@@ -56,6 +57,11 @@ def _narrow_components() -> None:
     loader.load_huggingface_component = component
 
 
+def _number(value: Any) -> float | None:
+    """A float that JSON can hold; None for NaN and infinity."""
+    return float(value) if math.isfinite(float(value)) else None
+
+
 def _watch_unet() -> None:
     """What the UNet is asked, after all patches that a script may have put on a clone of it."""
     from backend.modules.k_model import KModel
@@ -66,11 +72,11 @@ def _watch_unet() -> None:
         result = whole(self, x, t, *args, **kwargs)
         record.add(
             "unet",
-            sigma=float(t[0]),
-            timestep=float(self.predictor.timestep(t)[0]),
+            sigma=_number(t[0]),
+            timestep=_number(self.predictor.timestep(t)[0]),
             prediction=self.predictor.prediction_type,
             finite=bool(result.isfinite().all()),
-            std=float(result.float().std()),
+            std=_number(result.float().std()),
         )
         return result
 
@@ -88,7 +94,7 @@ def describe(model: Any) -> dict[str, Any]:
     if getattr(model, "forge_objects", None) is None:
         return {"file": None, "class": type(model).__name__, "prediction": None, "sigma_max": None}
     predictor = model.forge_objects.unet.model.predictor
-    sigmas = [float(value) for value in predictor.sigmas]
+    sigmas = [_number(value) for value in predictor.sigmas]
     picked = {f"sigma_{index}": sigmas[index] for index in (0, 500, 900, 998, 999) if index < len(sigmas)}
     return {
         "file": getattr(info, "name", None),
