@@ -169,7 +169,7 @@ class ForgeHost(WebuiHost):
     def _state(self, model: Any, predictor: Any) -> ModelState:
         state: ModelState | None = getattr(model, STATE, None)
         if state is None or state.predictor is not predictor:
-            config = getattr(model, "model_config", None)
+            config: Any = getattr(model, "model_config", None)
             state = ModelState(
                 predictor=predictor,
                 prediction_type=predictor.prediction_type,
@@ -182,7 +182,7 @@ class ForgeHost(WebuiHost):
 
     def _apply(self, model: Any, state: ModelState, decision: Decision) -> None:
         state.predictor.prediction_type = decision.prediction
-        config = getattr(model, "model_config", None)
+        config: Any = getattr(model, "model_config", None)
         if state.ztsnr_flag is not None:
             config.ztsnr = False
         if state.model_type is not None:
@@ -202,7 +202,7 @@ class ForgeHost(WebuiHost):
         delattr(model, STATE)
         state.predictor.prediction_type = state.prediction_type
         _set_table(state.predictor, state.plain)
-        config = getattr(model, "model_config", None)
+        config: Any = getattr(model, "model_config", None)
         if state.ztsnr_flag is not None:
             config.ztsnr = state.ztsnr_flag
         if state.model_type is not None:

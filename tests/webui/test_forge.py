@@ -1,0 +1,232 @@
+"""The Forge adapter against a stand-in for Forge's predictor, with the host's own arithmetic."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from modelsmith.decision import Decision  # noqa: E402
+from modelsmith_webui.hosts import forge  # noqa: E402
+
+ZTSNR_SIGMA_MAX = 4518.76367  # of rescale_zero_terminal_snr_sigmas in Forge, float32
+PLAIN_SIGMA_MAX = 14.6146412
+
+
+class ModelType(enum.Enum):
+    """As in huggingface_guess."""
+
+    EPS = 1
+    V_PREDICTION = 2
+
+
+class Prediction(torch.nn.Module):
+    """Forge's discrete predictor: names and arithmetic of backend/modules/k_prediction.py."""
+
+    def __init__(self, prediction_type: str) -> None:
+        super().__init__()
+        self.prediction_type = prediction_type
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        cumprod = torch.cumprod(1.0 - betas, dim=0)
+        self.register_buffer("alphas_cumprod", cumprod.float())
+        self.set_sigmas(((1 - cumprod) / cumprod) ** 0.5)
+
+    def set_sigmas(self, sigmas: Any) -> None:
+        self.register_buffer("sigmas", sigmas.float())
+        self.register_buffer("log_sigmas", sigmas.log().float())
+
+
+class PredictionFlux(Prediction):
+    """A predictor that must never be touched."""
+
+
+def make_model(path: Path, predictor: Prediction, ztsnr: bool = False) -> Any:
+    unet = SimpleNamespace(model=SimpleNamespace(predictor=predictor))
+    kind = ModelType.V_PREDICTION if predictor.prediction_type == "v_prediction" else ModelType.EPS
+    return SimpleNamespace(
+        forge_objects=SimpleNamespace(unet=unet),
+        model_config=SimpleNamespace(ztsnr=ztsnr, model_type=kind),
+        sd_checkpoint_info=SimpleNamespace(filename=str(path)),
+    )
+
+
+def decision(prediction: Any, ztsnr: bool = False) -> Decision:
+    return Decision(prediction, ztsnr, "test", ("said by the test",), None)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The adapter inside a stand-in for the webui's modules; ``host.answers`` maps file names to decisions."""
+    modules, shared, sd_models = ModuleType("modules"), ModuleType("modules.shared"), ModuleType("modules.sd_models")
+    shared.opts = SimpleNamespace(sd_noise_schedule="Default")  # pyright: ignore[reportAttributeAccessIssue]
+    data = SimpleNamespace(sd_model=None, forge_hash="", forge_loading_parameters={})
+    sd_models.model_data = data  # pyright: ignore[reportAttributeAccessIssue]
+    modules.shared, modules.sd_models = shared, sd_models  # pyright: ignore[reportAttributeAccessIssue]
+    for name, module in (("modules", modules), ("modules.shared", shared), ("modules.sd_models", sd_models)):
+        monkeypatch.setitem(sys.modules, name, module)
+    adapter: Any = forge.ForgeHost()
+    adapter.answers, adapter.opts, adapter.data = {}, shared.opts, data
+
+    def resolve(path: Path) -> Any:
+        return SimpleNamespace(path=path, decision=adapter.answers[Path(path).name])
+
+    adapter.resolver = SimpleNamespace(resolve=resolve)
+    return adapter
+
+
+def load(host: Any, model: Any) -> Any:
+    host.data.sd_model = model
+    host.model_loaded(model)
+    return model.forge_objects.unet.model.predictor
+
+
+def test_the_marks_become_prediction_and_table(host: Any, tmp_path: Path) -> None:
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    model = make_model(tmp_path / "a.safetensors", Prediction("epsilon"), ztsnr=True)
+    predictor = load(host, model)
+    assert predictor.prediction_type == "v_prediction"
+    assert float(predictor.sigmas[-1]) == pytest.approx(ZTSNR_SIGMA_MAX, rel=1e-6)
+    assert float(predictor.log_sigmas[-1]) == pytest.approx(np.log(ZTSNR_SIGMA_MAX), rel=1e-6)
+    assert model.model_config.ztsnr is False, "the host would rescale a second time"
+    assert model.model_config.model_type is ModelType.V_PREDICTION
+
+
+def test_table_agrees_with_diffusers(host: Any, tmp_path: Path) -> None:
+    schedulers = pytest.importorskip("diffusers.schedulers.scheduling_ddim")
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    rescaled = schedulers.rescale_zero_terminal_snr(betas.clone())
+    expected = torch.cumprod(1.0 - rescaled, dim=0)
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
+    for index in (0, 500, 900, 998):
+        sigma = float(((1 - expected[index]) / expected[index]) ** 0.5)
+        assert float(predictor.sigmas[index]) == pytest.approx(sigma, rel=1e-4)
+
+
+def test_doing_it_again_changes_nothing(host: Any, tmp_path: Path) -> None:
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
+    before = predictor.sigmas
+    for _ in range(3):
+        host.before_process(None)
+        host.before_batch(None)
+        host.reapply()
+    assert predictor.sigmas is before
+
+
+def test_plain_model_keeps_the_very_table_of_the_host(host: Any, tmp_path: Path) -> None:
+    host.answers["a.safetensors"] = decision("epsilon")
+    model = make_model(tmp_path / "a.safetensors", Prediction("epsilon"))
+    before = model.forge_objects.unet.model.predictor.sigmas
+    assert load(host, model).sigmas is before
+
+
+@pytest.mark.parametrize("decided", [decision("epsilon"), decision("v_prediction")])
+def test_sigmas_left_behind_by_the_host_are_put_right(host: Any, tmp_path: Path, decided: Decision) -> None:
+    host.answers["a.safetensors"] = decided
+    predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
+    plain = predictor.sigmas.clone()
+    leftover = torch.from_numpy(forge.zero_terminal_snr_table(plain.double().numpy()))
+    predictor.set_sigmas(leftover)
+    host.before_batch(None)
+    assert torch.equal(predictor.sigmas, plain)
+
+
+def test_leftover_met_at_first_sight_is_not_taken_for_the_plain_table(host: Any, tmp_path: Path) -> None:
+    predictor = Prediction("epsilon")
+    plain = predictor.sigmas.clone()
+    predictor.set_sigmas(torch.from_numpy(forge.zero_terminal_snr_table(plain.double().numpy())))
+    host.answers["a.safetensors"] = decision("epsilon")
+    load(host, make_model(tmp_path / "a.safetensors", predictor))
+    assert torch.allclose(predictor.sigmas, plain, rtol=1e-4, atol=0)
+
+
+def test_override_switched_there_and_back(host: Any, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "a.safetensors", Prediction("epsilon"))
+    host.answers["a.safetensors"] = decision("epsilon")
+    predictor = load(host, model)
+    plain = predictor.sigmas.clone()
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    host.reapply()
+    assert (predictor.prediction_type, float(predictor.sigmas[-1]) > 4000) == ("v_prediction", True)
+    host.answers["a.safetensors"] = decision("epsilon")
+    host.reapply()
+    assert predictor.prediction_type == "epsilon"
+    assert torch.equal(predictor.sigmas, plain)
+    assert model.model_config.model_type is ModelType.EPS
+
+
+@pytest.mark.parametrize("way", ["switched off", "uninstalled"])
+def test_all_is_put_back(host: Any, tmp_path: Path, way: str) -> None:
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    model = make_model(tmp_path / "a.safetensors", Prediction("v_prediction"), ztsnr=True)
+    plain = model.forge_objects.unet.model.predictor.sigmas.clone()
+    predictor = load(host, model)
+    if way == "switched off":
+        host.answers["a.safetensors"] = decision(None)
+        host.reapply()
+    else:
+        host.uninstall()
+    assert torch.equal(predictor.sigmas, plain)
+    assert predictor.prediction_type == "v_prediction"
+    assert model.model_config.ztsnr is True
+    assert not hasattr(model, forge.STATE)
+
+
+def test_flow_predictors_are_never_touched(host: Any, tmp_path: Path) -> None:
+    predictor = PredictionFlux("epsilon")
+    predictor.prediction_type = "const"
+    before = predictor.sigmas
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    load(host, make_model(tmp_path / "a.safetensors", predictor))
+    assert predictor.prediction_type == "const"
+    assert predictor.sigmas is before
+    status = host.status()
+    assert status is not None
+    assert not status.applied
+
+
+def test_host_option_finds_the_plain_table_to_rescale(host: Any, tmp_path: Path) -> None:
+    """Rescaling twice moves the last steps: sigma[998] would be 4497 in place of 2254."""
+    host.answers["a.safetensors"] = decision("v_prediction", ztsnr=True)
+    predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
+    host.opts.sd_noise_schedule = "Zero Terminal SNR"
+    host.before_batch(None)
+    assert float(predictor.sigmas[-1]) == pytest.approx(PLAIN_SIGMA_MAX, rel=1e-6)
+    host.opts.sd_noise_schedule = "Default"
+    host.before_batch(None)
+    assert float(predictor.sigmas[-1]) == pytest.approx(ZTSNR_SIGMA_MAX, rel=1e-6)
+
+
+def test_host_option_against_the_file_is_said(host: Any, tmp_path: Path) -> None:
+    host.answers["a.safetensors"] = decision("epsilon")
+    host.opts.sd_noise_schedule = "Zero Terminal SNR"
+    load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
+    status = host.status()
+    assert status is not None
+    assert "Noise schedule" in status.notes[0]
+
+
+def test_failed_load_does_not_bar_the_way_back(host: Any, tmp_path: Path) -> None:
+    host.data.forge_hash, host.data.sd_model = "of the previous model", None
+    host.before_load(None)
+    assert host.data.forge_hash == ""
+    host.data.forge_hash = "of this model"
+    host.data.sd_model = make_model(tmp_path / "a.safetensors", Prediction("epsilon"))
+    host.before_load(None)
+    assert host.data.forge_hash == "of this model"
+
+
+def test_nothing_is_done_before_the_first_model(host: Any) -> None:
+    host.data.sd_model = SimpleNamespace(cond_stage_model=None, chunk_length=75)  # Forge's FakeInitialModel
+    host.before_process(None)
+    host.reapply()
+    host.uninstall()
+    assert host.status() is None
