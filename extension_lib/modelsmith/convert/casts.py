@@ -1,0 +1,175 @@
+"""Changing the precision of values: one rounding, and an account of what it cost."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from modelsmith.convert.nodes import Node
+from modelsmith.files.dtypes import dtype, torch_dtype
+
+FP8_LIMIT = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
+"""Largest finite values (Micikevicius et al. 2022, arXiv:2209.05433, table 1)."""
+
+_OVERFLOW = {"F16": 65520.0, "BF16": 2.0**128 - 2.0**119, "F8_E4M3": 464.0, "F8_E5M2": 61440.0}
+"""The largest finite value and half a step: what reaches this is not rounded any more but lost."""
+
+TILE = 1 << 18
+"""Elements that are cast together: small enough for the cache, large enough to hide the cost of a call."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the change of precision did to one tensor.
+
+    largest_error: of the values that the new type can reach, in absolute terms. clipped: finite values that it cannot
+    reach, that is beyond the last one by half a step or more; fp8 takes its largest value for them, fp16 infinity
+    unless clipping was asked for. vanished: values that became zero, counted for fp8 only. nan, infinite: values that
+    were not finite before.
+    """
+
+    largest_error: float = 0.0
+    clipped: int = 0
+    vanished: int = 0
+    nan: int = 0
+    infinite: int = 0
+
+    def joined(self, other: Loss) -> Loss:
+        """Both together."""
+        return Loss(
+            max(self.largest_error, other.largest_error),
+            self.clipped + other.clipped,
+            self.vanished + other.vanished,
+            self.nan + other.nan,
+            self.infinite + other.infinite,
+        )
+
+
+class LossBook:
+    """Losses by tensor, written to by several threads."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._losses: dict[str, Loss] = {}
+
+    def add(self, name: str, loss: Loss) -> None:
+        """Add the loss of one piece of a tensor."""
+        if loss == _NOTHING:
+            return
+        with self._guard:
+            self._losses[name] = self._losses.get(name, _NOTHING).joined(loss)
+
+    def losses(self) -> dict[str, Loss]:
+        """What was lost, by the name of the tensor; only those that lost something."""
+        with self._guard:
+            return dict(sorted(self._losses.items()))
+
+
+_NOTHING = Loss()
+
+
+class Cast:
+    """A node in another floating type.
+
+    Values are rounded once, to the nearest, ties to even, as torch's ``to`` does from float32.
+    """
+
+    def __init__(self, inner: Node, kind: str, book: LossBook, name: str, clip: bool = False) -> None:
+        self._inner = inner
+        self._book = book
+        self._name = name
+        self._clip = clip
+        self.dtype = kind
+        self.shape = inner.shape
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        out = torch.empty(elements, dtype=torch_dtype(self.dtype))
+        for begin in range(0, elements, TILE):
+            end = min(begin + TILE, elements)
+            rounded, loss = cast(self._inner.read(first + begin, end - begin), self.dtype, clip=self._clip)
+            out[begin:end] = rounded
+            self._book.add(self._name, loss)
+        return out
+
+
+def cast(values: torch.Tensor, kind: str, *, clip: bool = False) -> tuple[torch.Tensor, Loss]:
+    """Round flat values to the type ``kind`` and say what that cost.
+
+    fp8 has no room above its largest value (e4m3 not even infinity), so values beyond it take that value there; in
+    fp16 they become infinite as in torch, unless ``clip``.
+    """
+    wide = decode_fp8(values) if values.dtype in _fp8_types() else values
+    target = torch_dtype(kind)
+    if not wide.numel():
+        return wide.to(target), _NOTHING
+    low, high = (float(side) for side in torch.aminmax(wide))
+    loss = _NOTHING
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        loss = Loss(nan=int(torch.isnan(wide).sum()), infinite=int(torch.isinf(wide).sum()))
+    if dtype(kind).significand >= _significand(wide) and kind != "F16":
+        return wide.to(target), loss
+    source = _exactly_float(wide)
+    limit = FP8_LIMIT.get(kind) or float(torch.finfo(target).max)
+    narrow = dtype(kind).bits == 8
+    beyond = loss != _NOTHING or max(-low, high) > limit
+    bounded = source.clamp(-limit, limit) if beyond and (clip or narrow) else source
+    if beyond and narrow:
+        bounded = torch.where(torch.isinf(source), source.sign() * limit, bounded)
+    rounded = bounded.to(target)
+    back = decode_fp8(rounded) if narrow else rounded.to(source.dtype)
+    return rounded, loss.joined(_measure(source, back, kind, beyond))
+
+
+def _measure(source: torch.Tensor, back: torch.Tensor, kind: str, beyond: bool) -> Loss:
+    clipped = 0
+    if beyond:
+        over = torch.isfinite(source) & (source.abs() >= _OVERFLOW.get(kind, torch.inf))
+        clipped = int(over.sum())
+        back = torch.where(over | ~torch.isfinite(source), source, back)
+    vanished = int(torch.count_nonzero(source) - torch.count_nonzero(back)) if dtype(kind).bits == 8 else 0
+    error = back.sub(source)
+    if beyond:
+        error = torch.nan_to_num(error, 0.0, 0.0, 0.0)
+    low, high = torch.aminmax(error)
+    return Loss(largest_error=max(-float(low), float(high)), clipped=clipped, vanished=vanished)
+
+
+def _significand(values: torch.Tensor) -> int:
+    return {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}.get(values.dtype, 64)
+
+
+def _exactly_float(values: torch.Tensor) -> torch.Tensor:
+    """The values in float32, such that a second rounding to 16 bits or fewer gives what one rounding would.
+
+    Doubles are rounded to odd (Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums"): float32 has
+    more than two bits beyond fp16's significand, so the odd last bit keeps what lies beyond it.
+    """
+    if values.dtype != torch.float64:
+        return values.float()
+    near = values.float()
+    toward = torch.where(values > near.double(), torch.inf, -torch.inf).float()
+    inexact = torch.isfinite(values) & torch.isfinite(near) & (near.double() != values)
+    even = (near.view(torch.int32) & 1) == 0
+    return torch.where(inexact & even, torch.nextafter(near, toward), near)
+
+
+def _fp8_types() -> frozenset[torch.dtype]:
+    names = ("float8_e4m3fn", "float8_e5m2")
+    return frozenset(kind for kind in (getattr(torch, name, None) for name in names) if isinstance(kind, torch.dtype))
+
+
+def decode_fp8(values: torch.Tensor) -> torch.Tensor:
+    """fp8 values in float32, exactly: torch's own conversion gives the same and takes several times as long.
+
+    e5m2 is the upper byte of a half. e4m3 shifted by seven bits is a half whose exponent is eight too small.
+    """
+    if values.dtype == getattr(torch, "float8_e5m2", None):
+        return (values.view(torch.uint8).to(torch.int16) << 8).view(torch.float16).float()
+    if values.dtype != getattr(torch, "float8_e4m3fn", None):
+        return values.float()
+    bits = values.view(torch.uint8).to(torch.int16)
+    halves = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
+    decoded = halves.view(torch.float16).float().mul_(256.0)
+    return torch.where(decoded.abs() == 480.0, torch.nan, decoded) if bool((bits & 0x7F).amax() == 0x7F) else decoded

@@ -1,0 +1,124 @@
+"""Four-bit weights of bitsandbytes (NF4 and FP4, single or double quantisation) in float32.
+
+Layout as bitsandbytes' ``QuantState.as_dict(packed=True)`` writes it beside ``NAME``: ``NAME.absmax``,
+``NAME.quant_map`` and ``NAME.quant_state.bitsandbytes__nf4`` (or ``fp4``) with JSON; double quantisation adds
+``NAME.nested_absmax`` and ``NAME.nested_quant_map``.  Dettmers et al. 2023, arXiv:2305.14314, section 3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from modelsmith.convert.nodes import byte_view, constant_value
+from modelsmith.errors import BadFileError
+from modelsmith.files.dtypes import count
+from modelsmith.files.tensors import TensorSource
+
+STATE = ".quant_state.bitsandbytes__"
+_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+_REMEDY = "Download the file again, or use another copy of the model"
+
+
+def quantized_names(names: Mapping[str, object]) -> dict[str, str]:
+    """The four-bit weights of a file: name to scheme (``nf4`` or ``fp4``)."""
+    found: dict[str, str] = {}
+    for name in names:
+        base, mark, scheme = name.rpartition(STATE)
+        if mark:
+            found[base] = scheme
+    return found
+
+
+def companions(name: str, scheme: str) -> tuple[str, ...]:
+    """Tensors that belong to a four-bit weight and mean nothing without it."""
+    return (*(name + part for part in _PARTS), f"{name}{STATE}{scheme}")
+
+
+@dataclass(frozen=True)
+class _State:
+    """The JSON beside a weight."""
+
+    blocksize: int
+    shape: tuple[int, ...]
+    nested_blocksize: int
+    nested_offset: float
+
+
+class FourBit:
+    """A four-bit weight of bitsandbytes, in float32 and its true shape."""
+
+    dtype = "F32"
+
+    def __init__(self, source: TensorSource, name: str, scheme: str) -> None:
+        self._source = source
+        self._name = name
+        state = _read_state(source, name, scheme)
+        self.shape = state.shape
+        self._blocksize = state.blocksize
+        packed = source.info(name)
+        if packed.dtype != "U8" or packed.nbytes != -(-count(state.shape) // 2):
+            raise BadFileError(
+                source.header.path, f"tensor {name!r} does not hold {state.shape} four-bit values", _REMEDY
+            )
+        self._levels = constant_value(source, name + ".quant_map").float().reshape(-1)
+        self._absmax = _block_maxima(source, name, state)
+        blocks = -(-count(state.shape) // state.blocksize)
+        if scheme == "fp4" and len(self._levels) == 16:
+            self._levels = self._levels.clone()
+            self._levels[8] = -0.0  # the sign bit with no magnitude: the table has 0, the kernels give -0
+        if len(self._levels) != 16 or len(self._absmax) != blocks:
+            raise BadFileError(source.header.path, f"the tables of tensor {name!r} have the wrong length", _REMEDY)
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        """Decode a range; the upper half of a byte is the earlier value."""
+        begin, end = first // 2, -(-(first + elements) // 2)
+        packed = self._source.load_flat(self._name, begin, end - begin)
+        pairs = torch.stack((packed >> 4, packed & 15), 1).reshape(-1)
+        values = self._levels[pairs.int()][first - 2 * begin :][:elements]
+        return values * self._maxima(first, elements)
+
+    def _maxima(self, first: int, elements: int) -> torch.Tensor:
+        begin, end = first // self._blocksize, -(-(first + elements) // self._blocksize)
+        spread = self._absmax[begin:end].repeat_interleave(self._blocksize)
+        return spread[first - begin * self._blocksize :][:elements]
+
+
+def _read_state(source: TensorSource, name: str, scheme: str) -> _State:
+    raw = bytes(byte_view(constant_value(source, f"{name}{STATE}{scheme}")))
+    try:
+        parsed: object = json.loads(raw)
+        if not isinstance(parsed, dict):
+            raise ValueError("no JSON object")
+        facts = cast("dict[str, object]", parsed)
+        shape = tuple(int(str(side)) for side in cast("list[object]", facts["shape"]))
+        state = _State(
+            int(str(facts["blocksize"])),
+            shape,
+            int(str(facts.get("nested_blocksize", 256))),
+            float(str(facts.get("nested_offset", 0.0))),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadFileError(
+            source.header.path, f"the state of tensor {name!r} cannot be read ({error})", _REMEDY
+        ) from None
+    if state.blocksize < 2 or state.blocksize % 2 or state.nested_blocksize < 1 or any(side < 0 for side in shape):
+        raise BadFileError(source.header.path, f"the state of tensor {name!r} makes no sense", _REMEDY)
+    return state
+
+
+def _block_maxima(source: TensorSource, name: str, state: _State) -> torch.Tensor:
+    """Largest magnitude of every block; doubly quantised ones are decoded first, then their mean is added back."""
+    absmax = constant_value(source, name + ".absmax").reshape(-1)
+    if absmax.dtype != torch.uint8:
+        return absmax.float()
+    levels = constant_value(source, name + ".nested_quant_map").float().reshape(-1)
+    outer = constant_value(source, name + ".nested_absmax").float().reshape(-1)
+    if len(levels) != 256 or len(outer) != -(-len(absmax) // state.nested_blocksize):
+        raise BadFileError(source.header.path, f"the nested tables of tensor {name!r} are incomplete", _REMEDY)
+    spread = outer.repeat_interleave(state.nested_blocksize)[: len(absmax)]
+    return levels[absmax.int()] * spread + torch.tensor(state.nested_offset, dtype=torch.float32)

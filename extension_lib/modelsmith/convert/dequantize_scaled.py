@@ -1,0 +1,98 @@
+"""fp8 weights with a scale beside them, the older ComfyUI form and the one with ``comfy_quant``, in float32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+
+from modelsmith.convert.casts import decode_fp8
+from modelsmith.convert.nodes import Node, Stored, byte_view, constant_value
+from modelsmith.errors import BadFileError
+from modelsmith.files.dtypes import count
+from modelsmith.files.header import TensorInfo
+from modelsmith.files.tensors import TensorSource
+
+MARKER = "scaled_fp8"
+_FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
+_SCALES = (".scale_weight", ".weight_scale")
+_INPUTS = (".scale_input", ".input_scale", ".comfy_quant")
+_REMEDY = "Use the unquantised model, or one in fp8, NF4, FP4 or GGUF"
+
+
+def scaled_names(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """fp8 weights that have a scale: name of the weight to name of the scale."""
+    found: dict[str, str] = {}
+    for name in tensors:
+        for ending in _SCALES:
+            weight = name[: -len(ending)] + ".weight"
+            if name.endswith(ending) and weight in tensors and tensors[weight].dtype in _FP8:
+                found[weight] = name
+    return found
+
+
+def companions(weight: str) -> tuple[str, ...]:
+    """Tensors that belong to a scaled weight and mean nothing without it."""
+    layer = weight[: -len(".weight")]
+    return tuple(layer + ending for ending in (*_SCALES, *_INPUTS))
+
+
+def is_marker(name: str) -> bool:
+    """Whether a tensor says that the file has scaled fp8 weights (``[prefix.]scaled_fp8``)."""
+    return name == MARKER or name.endswith("." + MARKER)
+
+
+def check_known(source: TensorSource) -> None:
+    """Raise BadFileError where a layer is quantised in a way that is not read back."""
+    for name, info in source.header.tensors.items():
+        scheme = ""
+        if name.endswith(".comfy_quant"):
+            scheme = _comfy_format(source, name)
+        elif name.endswith((".qweight", ".wscales", ".weight_scale_2")):
+            scheme = "nunchaku or nvfp4"
+        elif name.endswith(".weight_scale") and info.dtype == "U8":
+            scheme = "mxfp8"
+        if scheme and scheme not in ("float8_e4m3fn", "float8_e5m2"):
+            raise BadFileError(
+                source.header.path, f"tensor {name!r} is quantised as {scheme}, which cannot be read back", _REMEDY
+            )
+
+
+def _comfy_format(source: TensorSource, name: str) -> str:
+    raw = bytes(byte_view(constant_value(source, name)))
+    try:
+        parsed: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        return "an unreadable comfy_quant"
+    if isinstance(parsed, dict):
+        return str(cast("dict[str, object]", parsed).get("format", "an unnamed format"))
+    return "an unreadable comfy_quant"
+
+
+class ScaledFp8:
+    """A scaled fp8 weight: value times scale, one scale for all or one for each row."""
+
+    dtype = "F32"
+
+    def __init__(self, source: TensorSource, name: str, scale: str) -> None:
+        self._inner: Node = Stored(source, name)
+        self.shape = self._inner.shape
+        self._scale = constant_value(source, scale).float().reshape(-1)
+        rows = self.shape[0] if self.shape else 1
+        if len(self._scale) not in (1, rows):
+            raise BadFileError(
+                source.header.path,
+                f"the scale of tensor {name!r} has {len(self._scale)} values for {rows} rows",
+                _REMEDY,
+            )
+        self._row = count(self.shape[1:])
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        """Decode a range."""
+        values = decode_fp8(self._inner.read(first, elements))
+        if len(self._scale) == 1:
+            return values.mul_(self._scale)
+        rows = torch.arange(first, first + elements) // max(1, self._row)
+        return values.mul_(self._scale[rows])

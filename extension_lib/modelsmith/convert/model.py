@@ -1,0 +1,150 @@
+"""A model as it will be written: its tensors as nodes, its metadata, and what was noticed on the way."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from modelsmith.convert import dequantize_bnb, dequantize_scaled
+from modelsmith.convert.dequantize_bnb import FourBit
+from modelsmith.convert.dequantize_gguf import GgufBlocks
+from modelsmith.convert.dequantize_scaled import ScaledFp8
+from modelsmith.convert.nodes import Node, Stored, nbytes
+from modelsmith.convert.parts import PartTable
+from modelsmith.errors import BadFileError, UnsafeFileError
+from modelsmith.files.gguf import QUANTIZED
+from modelsmith.files.header import FileHeader, read_header
+from modelsmith.files.tensors import TensorSource, open_tensors
+
+
+@dataclass
+class Model:
+    """The table that all changes work on. Use it in a ``with`` block: it holds its files open.
+
+    tensors: by name, in the order of the file. quantized: weights whose stored form is packed, with the node that
+    decodes them and the tensors that go with the packed form. notes: sentences for the user.
+    """
+
+    path: Path
+    header: FileHeader
+    tensors: dict[str, Node]
+    metadata: dict[str, str]
+    quantized: dict[str, Packed] = field(default_factory=lambda: dict[str, Packed]())
+    notes: list[str] = field(default_factory=list[str])
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def parts(self) -> PartTable:
+        """Which part each tensor belongs to."""
+        return PartTable(self.tensors)
+
+    def bytes(self) -> int:
+        """Bytes of all tensors as they would be written now."""
+        return sum(nbytes(node) for node in self.tensors.values())
+
+    def adopt(self, other: Model) -> None:
+        """Keep another model's files open as long as this one's; its nodes may then be used here."""
+        self.stack.push(other.stack.pop_all())
+
+    def check_unchanged(self) -> None:
+        """Raise BadFileError where the input changed while it was read."""
+        for node in self.tensors.values():
+            if isinstance(node, Stored):
+                node.origin[0].check_unchanged()
+                return
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How to undo a quantisation: the decoding node (float32) and the tensors that are dropped with the packed form."""
+
+    scheme: str
+    node: Node
+    companions: tuple[str, ...]
+
+
+def open_model(path: Path) -> Model:
+    """Open a model file or folder of any format that is read; nothing in a pickle is executed.
+
+    Raises BadFileError for a damaged file, UnsafeFileError for a pickle that holds other things and no tensor.
+    """
+    header = read_header(path)
+    if header.forbidden and not header.tensors:
+        raise UnsafeFileError(path, header.forbidden)
+    stack = ExitStack()
+    try:
+        header = _unpacked(header, stack)
+        source = stack.enter_context(open_tensors(header))
+        dequantize_scaled.check_known(source)
+        model = Model(path, header, {}, _metadata(header), stack=stack)
+        _fill(model, source)
+    except BaseException:
+        stack.close()
+        raise
+    if header.forbidden:
+        names = ", ".join(header.forbidden)
+        model.notes.append(f"the pickle asks for {names}; none of it was executed, only the tensors were taken")
+    return model
+
+
+def _unpacked(header: FileHeader, stack: ExitStack) -> FileHeader:
+    """A file whose zip entries are compressed is unpacked to a temporary copy first."""
+    if all(info.start >= 0 or not info.nbytes for info in header.tensors.values()):
+        return header
+    from modelsmith.convert.repack import stored_copy
+
+    copy = stack.enter_context(stored_copy(header.path))
+    found = read_header(copy)
+    return FileHeader(
+        header.path,
+        found.format,
+        header.size,
+        {name: info._replace(file=copy) for name, info in found.tensors.items()},
+        found.metadata,
+        found.scalars,
+        header.globals,
+        header.forbidden,
+    )
+
+
+def _metadata(header: FileHeader) -> dict[str, str]:
+    """The metadata to carry over. Of a pickle's scalars the training position is kept: it is evidence."""
+    if header.format == "gguf":
+        return {name: value for name, value in header.metadata.items() if name.startswith(("modelspec.", "general."))}
+    found = dict(header.metadata)
+    for name in ("global_step", "epoch"):
+        value = header.scalars.get(name)
+        if isinstance(value, int):
+            found.setdefault(name, str(value))
+    return found
+
+
+def _fill(model: Model, source: TensorSource) -> None:
+    four_bit = dequantize_bnb.quantized_names(source.header.tensors)
+    scaled = dequantize_scaled.scaled_names(source.header.tensors)
+    for name, info in source.header.tensors.items():
+        if info.start < 0 and info.nbytes == 0 and 0 not in info.shape:
+            raise BadFileError(
+                model.path, f"tensor {name!r} has a shape but no values", "Use a whole copy of the model"
+            )
+        if info.dtype in QUANTIZED:
+            model.tensors[name] = GgufBlocks(source, name)
+            model.quantized[name] = Packed(info.dtype, model.tensors[name], ())
+            continue
+        model.tensors[name] = Stored(source, name)
+        if name in four_bit:
+            scheme = four_bit[name]
+            node = FourBit(source, name, scheme)
+            model.quantized[name] = Packed(scheme, node, dequantize_bnb.companions(name, scheme))
+        elif name in scaled:
+            node = ScaledFp8(source, name, scaled[name])
+            model.quantized[name] = Packed("fp8_scaled", node, dequantize_scaled.companions(name))

@@ -1,0 +1,215 @@
+"""Which precision each part of a model is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from modelsmith.convert.casts import FP8_LIMIT, Cast, Loss, LossBook
+from modelsmith.convert.casts import cast as cast_values
+from modelsmith.convert.dequantize_scaled import MARKER, is_marker
+from modelsmith.convert.model import Model
+from modelsmith.convert.nodes import Computed, Constant, Kept, Node
+from modelsmith.convert.parts import Part, PartTable
+from modelsmith.errors import UnknownNameError, UsageError
+from modelsmith.files.dtypes import DTYPES, count, torch_dtype
+
+KINDS: Mapping[str, str] = {
+    "fp32": "F32",
+    "fp16": "F16",
+    "bf16": "BF16",
+    "fp8_e4m3": "F8_E4M3",
+    "fp8_e5m2": "F8_E5M2",
+    "fp8_scaled": "F8_E4M3",
+}
+"""Precisions by the name that people use, and the safetensors type of each."""
+
+PARTS: tuple[Part, ...] = ("unet", "te", "vae")
+_TILE = 1 << 18
+_NEVER = (".position_ids", "logit_scale")
+# Tables that are looked up and never multiplied: the scaled form is known to hosts for linear layers only.
+_TABLES = ("embedding.weight", "embed_tokens.weight", "shared.weight", "relative_attention_bias.weight")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision of each part; a part that is not named keeps what it has.
+
+    clip: fp16 takes its largest value, 65504, for what lies beyond it, instead of infinity.
+    """
+
+    parts: Mapping[Part, str]
+    clip: bool = False
+
+
+def parse_precision(text: str, *, clip: bool = False) -> Precision:
+    """Read ``fp16`` or ``unet=fp8_e4m3,te=fp16,vae=fp32``; ``keep`` leaves a part alone.
+
+    Raises UnknownNameError for an unknown part or precision, UsageError for a part given twice.
+    """
+    found: dict[Part, str] = {}
+    for item in (piece.strip() for piece in text.split(",") if piece.strip()):
+        name, mark, label = item.rpartition("=")
+        label = label.strip().lower()
+        if label not in KINDS and label != "keep":
+            raise UnknownNameError("precision", label, [*KINDS, "keep"])
+        chosen: list[Part] = [part for part in PARTS if not mark or part == name.strip().lower()]
+        if not chosen:
+            raise UnknownNameError("part", name.strip(), PARTS)
+        for part in chosen:
+            if mark and part in found:
+                raise UsageError(f"the part {part} has two precisions in {text!r}", "Give one")
+            found[part] = label
+    if not found:
+        raise UsageError(f"{text!r} names no precision", "Write for instance fp16 or unet=fp8_e4m3,te=fp16")
+    return Precision({part: label for part, label in found.items() if label != "keep"}, clip)
+
+
+def set_precision(model: Model, precision: Precision) -> LossBook:
+    """Put every floating tensor of the named parts into its precision, decoding what was quantised.
+
+    Markers, schedule buffers and integers stay as they are. In fp8 only matrices and kernels become eight bits wide;
+    vectors (norms, biases) are kept in fp16, or bf16 where they were that. GGUF's packed types exist in no other
+    format: a part that is not named becomes fp16 where it holds such.
+    Returns the book that fills with losses while the model is written. Raises UsageError where a part cannot be
+    written in that form.
+    """
+    book = LossBook()
+    table = model.parts()
+    scaled_prefixes: set[str] = set()
+    for name in list(model.tensors):
+        if name not in model.tensors:
+            continue  # it went with a packed weight
+        label = _label_of(model, table, name, precision)
+        if label is None:
+            continue
+        node = _decoded(model, name)
+        if not DTYPES[node.dtype].floating or name.endswith(_NEVER):
+            continue
+        if label == "fp8_scaled" and _is_linear(name, node):
+            prefix = _scaled_prefix(name, table)
+            scaled_prefixes.add(prefix)
+            _scale(model, name, node, book)
+            continue
+        kind = _kind_of(label, node)
+        model.tensors[name] = node if kind == node.dtype else Cast(node, kind, book, name, precision.clip)
+    _settle_markers(model, scaled_prefixes)
+    return book
+
+
+def _label_of(model: Model, table: PartTable, name: str, precision: Precision) -> str | None:
+    part = table.part_of(name)
+    part = "unet" if part == "ema" else part
+    label = precision.parts.get(part)
+    if label is None and model.header.format == "gguf" and name in model.quantized:
+        return "fp16"
+    return label
+
+
+def _decoded(model: Model, name: str) -> Node:
+    """The plain values of a tensor; what belonged to the packed form leaves the model."""
+    packed = model.quantized.pop(name, None)
+    if packed is None:
+        return model.tensors[name]
+    for companion in packed.companions:
+        model.tensors.pop(companion, None)
+    return packed.node
+
+
+def _kind_of(label: str, node: Node) -> str:
+    kind = KINDS[label]
+    narrow = DTYPES[kind].bits == 8
+    if narrow and (len(node.shape) < 2 or label == "fp8_scaled"):
+        return "BF16" if node.dtype == "BF16" else "F16"
+    return kind
+
+
+def _is_linear(name: str, node: Node) -> bool:
+    return len(node.shape) == 2 and name.endswith(".weight") and not name.endswith(_TABLES) and count(node.shape) > 0
+
+
+def _scaled_prefix(name: str, table: PartTable) -> str:
+    """Where the marker of scaled weights stands. ComfyUI looks under the diffusion model's prefix, or at the root."""
+    if table.bare is not None:
+        return ""
+    if name.startswith("model.diffusion_model."):
+        return "model.diffusion_model."
+    raise UsageError(
+        f"{name} lies in a checkpoint's text encoder or VAE, for which the scaled fp8 form is not defined",
+        "Use fp8_scaled for the unet only, for instance unet=fp8_scaled,te=fp16",
+    )
+
+
+def _scale(model: Model, name: str, node: Node, book: LossBook) -> None:
+    """Replace a weight by its scaled form: ``scale = max|w| / 448``, stored as ``w / scale`` (ComfyUI, fp8_ops)."""
+    scale = Scale(node)
+    layer = name[: -len(".weight")]
+    model.tensors[name] = ScaledWeight(node, scale, book, name)
+    model.tensors[layer + ".scale_weight"] = Computed("F32", (), scale.tensor)
+
+
+class Scale:
+    """The one scale of a weight, found by reading the weight once when it is first needed."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._kept = Kept(self._compute)
+
+    def _compute(self) -> torch.Tensor:
+        size = count(self._node.shape)
+        largest = 0.0
+        for first in range(0, size, _TILE):
+            values = self._node.read(first, min(_TILE, size - first)).float()
+            finite = torch.nan_to_num(values, 0.0, 0.0, 0.0) if not bool(torch.isfinite(values).all()) else values
+            low, high = torch.aminmax(finite)
+            largest = max(largest, -float(low), float(high))
+        return torch.tensor(largest / FP8_LIMIT["F8_E4M3"] or 1.0, dtype=torch.float32)
+
+    def value(self) -> float:
+        """max|w| / 448, rounded to float32; 1 for a weight of zeros."""
+        return float(self._kept.value())
+
+    def tensor(self) -> torch.Tensor:
+        """The scale as a float32 scalar."""
+        return self._kept.value()
+
+
+class ScaledWeight:
+    """A weight divided by its scale, in e4m3. The loss is that of the values as they will be read back."""
+
+    dtype = "F8_E4M3"
+
+    def __init__(self, node: Node, scale: Scale, book: LossBook, name: str) -> None:
+        self._node = node
+        self._scale = scale
+        self._book = book
+        self._name = name
+        self.shape = node.shape
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        """Divide and round a range."""
+        scale = self._scale.value()
+        out = torch.empty(elements, dtype=torch_dtype(self.dtype))
+        for begin in range(0, elements, _TILE):
+            end = min(begin + _TILE, elements)
+            values = self._node.read(first + begin, end - begin).float() / scale
+            out[begin:end], loss = cast_values(values, self.dtype)
+            self._book.add(self._name, Loss(loss.largest_error * scale, loss.clipped, loss.vanished, loss.nan))
+        return out
+
+
+def _settle_markers(model: Model, prefixes: set[str]) -> None:
+    """Drop ``scaled_fp8`` where no scaled weight is left, add it where there are new ones."""
+    for name in [name for name in model.tensors if is_marker(name)]:
+        prefix = name[: -len(MARKER)]
+        left = any(
+            other.startswith(prefix) for other, packed in model.quantized.items() if packed.scheme == "fp8_scaled"
+        )
+        if not left:
+            del model.tensors[name]
+    for prefix in sorted(prefixes):
+        model.tensors[prefix + MARKER] = Constant(torch.empty(0, dtype=torch_dtype("F8_E4M3")))
+    if not any(packed.scheme == "fp8_scaled" for packed in model.quantized.values()):
+        model.metadata.pop("_quantization_metadata", None)

@@ -1,0 +1,165 @@
+"""Writes a table of nodes as one .safetensors file: two threads read, compute and write, one hashes."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from modelsmith.convert.casts import TILE, Loss, LossBook
+from modelsmith.convert.model import Model
+from modelsmith.convert.nodes import Node, Stored, byte_view
+from modelsmith.errors import BadFileError, Cancelled, UsageError
+from modelsmith.files.dtypes import DTYPES, count, torch_dtype
+from modelsmith.files.tensors import is_strided
+from modelsmith.files.writer import Chunk, Entry, StreamingWriter, WriterOptions
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+_WORKERS = 2
+_CHECKED = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """overwrite: replace an existing target. progress, cancelled: asked and told after every chunk."""
+
+    overwrite: bool = False
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """What was written. losses: by tensor; notes: sentences for the user."""
+
+    path: Path
+    bytes_in: int
+    bytes_out: int
+    sha256: str
+    seconds: float
+    losses: dict[str, Loss] = field(default_factory=dict[str, Loss])
+    notes: tuple[str, ...] = ()
+
+
+def write_model(model: Model, target: Path, book: LossBook, options: WriteOptions | None = None) -> WriteResult:
+    """Write the model beside ``target`` and rename it when it is whole; the input is never touched.
+
+    Tensors of wider types come first, so that every one lies aligned to its element. Raises as the writer and the
+    readers do, Cancelled where the user stopped it, and UsageError where target and input are one file.
+    """
+    chosen = options or WriteOptions()
+    _refuse_same_file(model, target)
+    if not model.tensors:
+        raise BadFileError(model.path, "no tensor would be left to write", "Keep at least one part")
+    started = time.monotonic()
+    order = sorted(model.tensors, key=lambda name: -DTYPES[model.tensors[name].dtype].itemsize)
+    entries = [Entry(name, model.tensors[name].dtype, model.tensors[name].shape) for name in order]
+    with StreamingWriter(target, entries, model.metadata, WriterOptions(overwrite=chosen.overwrite)) as writer:
+        _Run(writer, [model.tensors[name] for name in order], book, chosen).run()
+        model.check_unchanged()
+        written = writer.finish()
+    return WriteResult(
+        written.path,
+        model.header.size,
+        written.bytes,
+        written.sha256 or "",
+        time.monotonic() - started,
+        book.losses(),
+        tuple(model.notes),
+    )
+
+
+def _refuse_same_file(model: Model, target: Path) -> None:
+    inputs = {info.file or model.header.path for info in model.header.tensors.values()}
+    if any(path.exists() and target.exists() and path.samefile(target) for path in inputs):
+        raise UsageError(f"{target} is the input itself", "Choose another name; the original is never changed")
+
+
+class _Run:
+    """The threads of one output."""
+
+    def __init__(self, writer: StreamingWriter, nodes: list[Node], book: LossBook, options: WriteOptions) -> None:
+        self._writer = writer
+        self._nodes = nodes
+        self._book = book
+        self._options = options
+        self._starts: list[int] = []
+        position = 0
+        for entry in writer.entries:
+            self._starts.append(position)
+            position += entry.nbytes
+        self._guard = threading.Lock()
+        self._done = 0
+
+    def run(self) -> None:
+        """Fill all chunks. The first failure stops every thread and is raised."""
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="modelsmith-convert") as pool:
+            futures = [pool.submit(self._work) for _ in range(_WORKERS)]
+            try:
+                failures = [error for future in futures if (error := future.exception()) is not None]
+            except BaseException:
+                self._writer.stop()
+                raise
+        real = [error for error in failures if not isinstance(error, Cancelled)]
+        if failures:
+            raise (real or failures)[0]
+
+    def _work(self) -> None:
+        try:
+            while (chunk := self._writer.acquire()) is not None:
+                self._fill(chunk)
+                size = len(chunk.view)
+                self._writer.submit(chunk)
+                self._tell(size)
+        except BaseException:
+            self._writer.stop()
+            raise
+
+    def _tell(self, size: int) -> None:
+        if self._options.cancelled is not None and self._options.cancelled():
+            raise Cancelled
+        with self._guard:
+            self._done += size
+            if self._options.progress is not None:
+                self._options.progress(self._done, self._writer.data_bytes)
+
+    def _fill(self, chunk: Chunk) -> None:
+        end = chunk.start + len(chunk.view)
+        index = bisect.bisect_right(self._starts, chunk.start) - 1
+        while index < len(self._nodes) and self._starts[index] < end:
+            entry, start = self._writer.entries[index], self._starts[index]
+            begin, stop = max(chunk.start, start), min(end, start + entry.nbytes)
+            if begin < stop:
+                view = chunk.view[begin - chunk.start : stop - chunk.start]
+                self._fill_tensor(self._nodes[index], entry, view, begin - start)
+            index += 1
+
+    def _fill_tensor(self, node: Node, entry: Entry, view: memoryview, offset: int) -> None:
+        width = DTYPES[entry.dtype].itemsize
+        first, elements = offset // width, len(view) // width
+        if isinstance(node, Stored) and not is_strided(node.origin[0].info(node.name)):
+            source, name = node.origin
+            info = source.info(name)
+            source.file_of(info).read_into(view, info.start + offset)
+            self._check(entry, torch.frombuffer(view, dtype=torch_dtype(entry.dtype)))
+            return
+        for begin in range(0, elements, TILE):
+            part = min(TILE, elements - begin)
+            values = node.read(first + begin, part)
+            view[begin * width : (begin + part) * width] = byte_view(values.contiguous())
+
+    def _check(self, entry: Entry, values: torch.Tensor) -> None:
+        """Note values that are not finite, in tensors that are copied as they are."""
+        if entry.dtype not in _CHECKED or not count(entry.shape):
+            return
+        low, high = (float(side) for side in torch.aminmax(values))
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            self._book.add(entry.name, Loss(nan=int(values.isnan().sum()), infinite=int(values.isinf().sum())))

@@ -1,0 +1,280 @@
+"""Formats and precisions: round trips that have to be exact, and losses that have to be named."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convert.helpers import converted, loaded, metadata_of, same_bits, saved, tiny_checkpoint
+from modelsmith.convert.casts import cast, decode_fp8
+from modelsmith.convert.model import open_model
+from modelsmith.convert.nodes import whole
+from modelsmith.convert.precision import parse_precision
+from modelsmith.errors import BadFileError, ModelsmithError, UnknownNameError, UnsafeFileError, UsageError
+
+UNET = "model.diffusion_model.time_embed.0.weight"
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_ckpt_becomes_safetensors_bit_for_bit(tmp_path: Path, legacy: bool) -> None:
+    tensors = tiny_checkpoint()
+    tensors["model.diffusion_model.turned"] = torch.randn(30, 20).t()  # strided in the file
+    source = tmp_path / "a.ckpt"
+    torch.save({"state_dict": tensors, "global_step": 5}, source, _use_new_zipfile_serialization=not legacy)
+    before = source.read_bytes()
+    converted(source, tmp_path / "a.safetensors")
+    result = loaded(tmp_path / "a.safetensors")
+    assert set(result) == set(tensors)
+    assert all(same_bits(result[name], tensors[name]) for name in tensors)
+    assert metadata_of(tmp_path / "a.safetensors")["global_step"] == "5"
+    assert source.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_compressed_ckpt_is_unpacked_first(tmp_path: Path) -> None:
+    tensors = tiny_checkpoint()
+    torch.save(tensors, tmp_path / "plain.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.ckpt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    converted(tmp_path / "packed.ckpt", tmp_path / "out.safetensors")
+    result = loaded(tmp_path / "out.safetensors")
+    assert all(same_bits(result[name], tensors[name]) for name in tensors)
+
+
+class _Hostile:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_hostile_pickle_is_not_run_and_its_globals_are_named(tmp_path: Path) -> None:
+    marker = tmp_path / "was-run"
+    weights = {"model.diffusion_model.out.2.weight": torch.randn(4, 4)}
+    torch.save({"state_dict": weights, "callbacks": _Hostile(marker)}, tmp_path / "bad.ckpt")
+    result = converted(tmp_path / "bad.ckpt", tmp_path / "good.safetensors")
+    assert not marker.exists()
+    assert any("mkdir" in note and "none of it was executed" in note for note in result.notes)
+    assert same_bits(loaded(tmp_path / "good.safetensors")["model.diffusion_model.out.2.weight"], weights.popitem()[1])
+    torch.save(_Hostile(marker), tmp_path / "worse.ckpt")
+    with pytest.raises(UnsafeFileError, match="mkdir"):
+        converted(tmp_path / "worse.ckpt", tmp_path / "no.safetensors")
+    assert not marker.exists() and not (tmp_path / "no.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_plain_precisions_equal_torch(tmp_path: Path, label: str, kind: torch.dtype) -> None:
+    tensors = tiny_checkpoint()
+    tensors[UNET] = torch.randn(700, 900) * torch.logspace(-9, 4, 900)  # subnormals, and more than one tile
+    result = converted(saved(tmp_path / "a.safetensors", tensors), tmp_path / "b.safetensors", label)
+    out = loaded(tmp_path / "b.safetensors")
+    for name, value in tensors.items():
+        expected = value if name == "alphas_cumprod" or not value.is_floating_point() else value.to(kind)
+        assert same_bits(out[name], expected), name
+    finite = tensors[UNET].to(kind).float()
+    error = (finite - tensors[UNET]).abs()[finite.isfinite()].max()
+    assert result.losses.get(UNET) is None if kind == torch.float32 else result.losses[UNET].largest_error == error
+
+
+def test_each_part_has_its_own_precision(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
+    converted(source, tmp_path / "b.safetensors", "unet=fp8_e4m3, te=fp16, vae=fp32")
+    out = loaded(tmp_path / "b.safetensors")
+    assert out[UNET].dtype == torch.float8_e4m3fn
+    assert out["model.diffusion_model.input_blocks.0.0.bias"].dtype == torch.float16
+    assert out["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"].dtype == torch.float16
+    assert out["first_stage_model.decoder.conv_in.weight"].dtype == torch.float32
+    assert out["cond_stage_model.transformer.text_model.embeddings.position_ids"].dtype == torch.int64
+    assert out["alphas_cumprod"].dtype == torch.float32
+
+
+def test_fp16_overflow_is_named_and_clipping_is_offered(tmp_path: Path) -> None:
+    tensors = tiny_checkpoint()
+    tensors[UNET][3, 5] = 70000.0
+    tensors[UNET][4, 5] = -65519.0  # still rounds to the largest half
+    source = saved(tmp_path / "a.safetensors", tensors)
+    loss = converted(source, tmp_path / "b.safetensors", "fp16").losses[UNET]
+    assert loss.clipped == 1
+    assert loss.largest_error == 15.0
+    assert loaded(tmp_path / "b.safetensors")[UNET][3, 5] == torch.inf
+    loss = converted(source, tmp_path / "c.safetensors", "fp16", clip=True).losses[UNET]
+    assert loaded(tmp_path / "c.safetensors")[UNET][3, 5] == 65504.0
+    assert loss.clipped == 1
+
+
+def test_nan_is_named_also_where_nothing_is_converted(tmp_path: Path) -> None:
+    tensors = tiny_checkpoint()
+    tensors[UNET][0, 0] = torch.nan
+    tensors[UNET][0, 1] = torch.inf
+    source = saved(tmp_path / "a.safetensors", tensors)
+    for precision in ("", "fp16", "fp8_e5m2"):
+        losses = converted(source, tmp_path / f"b{precision}.safetensors", precision).losses
+        assert (losses[UNET].nan, losses[UNET].infinite) == (1, 1), precision
+
+
+@pytest.mark.parametrize(("kind", "name"), [("F8_E4M3", "float8_e4m3fn"), ("F8_E5M2", "float8_e5m2")])
+def test_fp8_rounds_as_torch_and_saturates(kind: str, name: str) -> None:
+    torch_kind = getattr(torch, name)
+    values = torch.randn(100_000) * torch.logspace(-6, 2, 100_000)
+    out, loss = cast(values, kind)
+    assert same_bits(out, values.to(torch_kind))
+    assert loss.vanished == int(((out.float() == 0) & (values != 0)).sum())
+    assert loss.largest_error == (out.float() - values).abs().max()
+    out, loss = cast(torch.tensor([1e6, -1e6, 1.0, torch.nan, torch.inf]), kind)
+    limit = torch.finfo(torch_kind).max
+    assert out.float()[:3].tolist() == [limit, -limit, 1.0]
+    assert bool(out.float()[3].isnan()) and float(out.float()[4]) == limit
+    assert (loss.clipped, loss.nan, loss.infinite) == (2, 1, 1)
+    codes = torch.arange(256, dtype=torch.uint8).view(torch_kind)
+    assert torch.equal(decode_fp8(codes).nan_to_num(1e9), codes.float().nan_to_num(1e9))
+
+
+def test_doubles_are_rounded_once() -> None:
+    halfway = 1.0 + 2.0**-11  # between two halves; the tail decides, and float32 would lose it
+    values = torch.tensor([halfway + 2.0**-40, halfway - 2.0**-40, halfway, -halfway - 2.0**-40], dtype=torch.float64)
+    values = torch.cat((values, torch.randn(20_000, dtype=torch.float64)))
+    assert np.array_equal(cast(values, "F16")[0].numpy(), values.numpy().astype(np.float16))
+
+
+def test_fp8_scaled_there_and_back(tmp_path: Path) -> None:
+    tensors = tiny_checkpoint()
+    source = saved(tmp_path / "a.safetensors", tensors)
+    result = converted(source, tmp_path / "b.safetensors", "unet=fp8_scaled,te=fp16,vae=fp16")
+    out = loaded(tmp_path / "b.safetensors")
+    scale = out[UNET.replace(".weight", ".scale_weight")]
+    assert scale.shape == () and scale == tensors[UNET].abs().max() / 448
+    assert same_bits(out[UNET], (tensors[UNET] / scale).to(torch.float8_e4m3fn))
+    assert out["model.diffusion_model.scaled_fp8"].shape == (0,)
+    assert out["model.diffusion_model.input_blocks.0.0.weight"].dtype == torch.float16  # no linear layer
+    back = out[UNET].float() * scale
+    assert result.losses[UNET].largest_error == pytest.approx((back - tensors[UNET]).abs().max().item(), rel=1e-5)
+    converted(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "fp32")
+    again = loaded(tmp_path / "c.safetensors")
+    assert same_bits(again[UNET], back)
+    assert not any("scale" in name for name in again)
+    converted(tmp_path / "b.safetensors", tmp_path / "d.safetensors")  # kept as it is
+    kept = loaded(tmp_path / "d.safetensors")
+    assert set(kept) == set(out) and all(same_bits(kept[name], out[name]) for name in out)
+    with pytest.raises(UsageError, match="unet"):
+        converted(source, tmp_path / "e.safetensors", "fp8_scaled")
+
+
+def test_comfy_quant_by_row_and_unknown_schemes(tmp_path: Path) -> None:
+    weight = torch.randn(6, 10).to(torch.float8_e4m3fn)
+    rows = torch.rand(6, 1) + 0.5
+    layer = "model.diffusion_model.time_embed.0"
+
+    def facts(name: str) -> torch.Tensor:
+        return torch.tensor(list(json.dumps({"format": name}).encode()), dtype=torch.uint8)
+
+    tensors = {f"{layer}.weight": weight, f"{layer}.weight_scale": rows, f"{layer}.comfy_quant": facts("float8_e4m3fn")}
+    converted(saved(tmp_path / "a.safetensors", tensors), tmp_path / "b.safetensors", "fp32")
+    out = loaded(tmp_path / "b.safetensors")
+    assert set(out) == {f"{layer}.weight"}
+    assert same_bits(out[f"{layer}.weight"], weight.float() * rows)
+    tensors[f"{layer}.comfy_quant"] = facts("nvfp4")
+    with pytest.raises(BadFileError, match="nvfp4"):
+        converted(saved(tmp_path / "c.safetensors", tensors), tmp_path / "d.safetensors", "fp32")
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "fp4"])
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shape", [(64, 64), (33, 70), (640, 1000)])
+def test_four_bit_equals_bitsandbytes(tmp_path: Path, scheme: str, double: bool, shape: tuple[int, int]) -> None:
+    functional = pytest.importorskip("bitsandbytes.functional")
+    packed, state = functional.quantize_4bit(torch.randn(shape), quant_type=scheme, compress_statistics=double)
+    name = "model.diffusion_model.time_embed.0.weight"
+    tensors = {name: packed, "model.diffusion_model.time_embed.0.bias": torch.randn(4)}
+    tensors.update({f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()})
+    source = saved(tmp_path / "a.safetensors", tensors)
+    expected = functional.dequantize_4bit(packed, state).float()
+    for label, kind in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        converted(source, tmp_path / f"{label}.safetensors", label)
+        out = loaded(tmp_path / f"{label}.safetensors")
+        assert set(out) == {name, "model.diffusion_model.time_embed.0.bias"}
+        assert same_bits(out[name], expected.to(kind)), label
+
+
+def test_gguf_equals_its_reference(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(1)
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "sd1")
+    expected: dict[str, np.ndarray] = {}
+    names = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "BF16"]
+    for label in names:
+        kind = getattr(gguf.GGMLQuantizationType, label)
+        block, width = gguf.GGML_QUANT_SIZES[kind]
+        raw = rng.integers(0, 256, (6, 512 // block * width), dtype=np.uint8)
+        with np.errstate(all="ignore"):
+            expected[f"{label}.weight"] = gguf.quants.dequantize(raw, kind)
+        writer.add_tensor(f"{label}.weight", raw, raw_dtype=kind)
+    for name, value in (
+        ("half", rng.standard_normal((3, 5)).astype("f2")),
+        ("full", rng.standard_normal(7).astype("f4")),
+    ):
+        writer.add_tensor(name, value)
+        expected[name] = value.astype("f4")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    converted(tmp_path / "a.gguf", tmp_path / "b.safetensors", "fp32")
+    out = loaded(tmp_path / "b.safetensors")
+    assert set(out) == set(expected)
+    for name, value in expected.items():
+        got = out[name].numpy()
+        assert got.shape == value.shape
+        assert np.array_equal(got.view(np.uint32)[~np.isnan(value)], value.view(np.uint32)[~np.isnan(value)]), name
+        assert np.array_equal(np.isnan(got), np.isnan(value)), name
+    converted(tmp_path / "a.gguf", tmp_path / "c.safetensors")  # packed types become fp16, the others stay
+    out = loaded(tmp_path / "c.safetensors")
+    assert out["Q4_K.weight"].dtype == torch.float16 and out["BF16.weight"].dtype == torch.bfloat16
+    assert same_bits(out["Q8_0.weight"], torch.from_numpy(expected["Q8_0.weight"]).half())
+
+
+def test_pieces_are_the_whole(tmp_path: Path) -> None:
+    """Decoding any range gives that range of the whole."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "sd1")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer.add_tensor("w", gguf.quants.quantize(np.random.default_rng(0).standard_normal((8, 320)).astype("f4"), kind),
+                      raw_dtype=kind)  # fmt: skip
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_model(tmp_path / "a.gguf") as model:
+        node = model.tensors["w"]
+        flat = whole(node).reshape(-1)
+        for first, elements in ((0, 1), (31, 2), (33, 700), (2559, 1), (5, 0)):
+            assert torch.equal(node.read(first, elements), flat[first : first + elements])
+
+
+def test_bad_words_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="fp16"):
+        parse_precision("fp61")
+    with pytest.raises(UnknownNameError, match="unet"):
+        parse_precision("unett=fp16")
+    with pytest.raises(UsageError):
+        parse_precision("unet=fp16,unet=fp32")
+    with pytest.raises(UsageError):
+        parse_precision(" , ")
+
+
+def test_the_input_is_never_the_target(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
+    with pytest.raises(ModelsmithError):
+        converted(source, source, "fp16")
