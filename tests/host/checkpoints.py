@@ -299,6 +299,14 @@ def write(folder: Path, recipe: Recipe) -> Path:
     return _write_safetensors(folder / f"{recipe.name}.safetensors", plan, recipe.metadata)
 
 
+def write_vae(folder: Path, name: str, width: int = 32) -> Path:
+    """Write a VAE of its own, as users put it into models/VAE."""
+    random = np.random.default_rng(9)
+    prefix = "first_stage_model."
+    plan = [(n.removeprefix(prefix), "F16", shape, _values(n, shape, random, False)) for n, shape in vae(width)]
+    return _write_safetensors(folder / f"{name}.safetensors", plan, {})
+
+
 def _write_safetensors(
     path: Path, plan: list[tuple[str, str, Shape, np.ndarray | None]], metadata: dict[str, str]
 ) -> Path:

@@ -323,15 +323,17 @@ def _host_parameterization(model: Any) -> str:
 def _keep_schedule(model: Any, processing: Any) -> None:
     """Undo what the webui's own options do to a ZTSNR schedule: rescale it a second time, or put it in half precision.
 
-    In half precision the last values become 0, which is an infinite noise level and black pictures.
+    In half precision the last values become 0, which is an infinite noise level and black pictures. Whatever the
+    schedule, the one that is sampled with becomes a copy: weights that bring a table are loaded into it in place.
     """
     from modules import shared
 
     known = getattr(model, STATE, None)
-    if known is None or not known.decision.ztsnr or model.alphas_cumprod_original is not known.schedule:
+    if known is None or model.alphas_cumprod_original is not known.schedule:
         return
-    model.alphas_cumprod = known.schedule.to(shared.device)
-    if processing is not None:
+    if known.decision.ztsnr or model.alphas_cumprod is known.schedule:
+        model.alphas_cumprod = known.schedule.to(shared.device, copy=True)
+    if known.decision.ztsnr and processing is not None:
         processing.extra_generation_params.pop("Downcast alphas_cumprod", None)
 
 

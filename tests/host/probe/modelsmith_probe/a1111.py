@@ -132,15 +132,26 @@ def models_in_memory() -> list[Any]:
     return list(sd_models.model_data.loaded_sd_models)
 
 
-def functions() -> dict[str, str]:
+def _chain(function: Any) -> list[str]:
+    """The modules of a function and of those of the same name that it wraps, outermost first."""
+    found = [function.__module__]
+    for cell in getattr(function, "__closure__", None) or ():
+        inner = cell.cell_contents
+        if callable(inner) and getattr(inner, "__name__", None) in (function.__name__, "original"):
+            return found + _chain(inner)
+    return found
+
+
+def functions() -> dict[str, list[str]]:
     """Where the functions that an extension may have replaced come from."""
     from modules import sd_models, sd_models_config, sd_vae
 
     watched = {
         "find_checkpoint_config": sd_models_config.find_checkpoint_config,
         "apply_alpha_schedule_override": sd_models.apply_alpha_schedule_override,
-        "load_model_weights": sd_models.load_model_weights,
+        "load_model": sd_models.load_model,
+        "reload_model_weights": sd_models.reload_model_weights,
         "reuse_model_from_already_loaded": sd_models.reuse_model_from_already_loaded,
         "resolve_vae": sd_vae.resolve_vae,
     }
-    return {name: function.__module__ for name, function in watched.items()}
+    return {name: _chain(function) for name, function in watched.items()}

@@ -1,0 +1,297 @@
+"""Starts a real webui with its own data folder, talks to it over HTTP, stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PROBE = Path(__file__).resolve().parent / "probe"
+START_LIMIT = 300.0
+STOP_LIMIT = 20.0
+
+COMMON_ARGUMENTS = ("--api", "--api-server-stop", "--skip-torch-cuda-test", "--no-download-sd-model")
+KIND_ARGUMENTS = {
+    "a1111": ("--skip-prepare-environment", "--use-cpu", "all", "--no-half", "--do-not-download-clip"),
+    "forge": (
+        "--skip-prepare-environment",
+        "--always-cpu",
+        "--unet-in-fp16",
+        "--clip-in-fp16",
+        "--disable-console-progressbars",
+    ),
+}
+# Without previews no preview decoder is downloaded. The emphasis is the one that does not divide by the mean of what
+# the text encoder gives, which is next to nothing in these checkpoints.
+CONFIG: dict[str, Any] = {"live_previews_enable": False, "emphasis": "No norm", "show_progress_every_n_steps": -1}
+
+
+class WebuiError(AssertionError):
+    """An answer of the webui that is not a success, with its text."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"HTTP {code}: {text[:2000]}")
+        self.code = code
+        self.text = text
+
+
+def kind_of(root: Path) -> str:
+    """ "forge" for the Forge family, else "a1111", told by what the folder holds."""
+    return "forge" if (root / "modules_forge").is_dir() else "a1111"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def copy_extension(target: Path) -> None:
+    """What a clone of the repository would hold: the files that git does not ignore, as they are now."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listing.stdout.split("\0")):
+        source = REPOSITORY / name
+        if source.is_file() and not name.startswith("tests/"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+
+
+@dataclass
+class Webui:
+    """One webui with one data folder; it can be stopped and started again."""
+
+    root: Path
+    python: str
+    data: Path
+    extra: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.kind = kind_of(self.root)
+        for name in ("models/Stable-diffusion", "models/VAE", "models/Lora", "extensions"):
+            (self.data / name).mkdir(parents=True, exist_ok=True)
+
+    # folders
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.data / "models" / "Stable-diffusion"
+
+    @property
+    def extension(self) -> Path:
+        return self.data / "extensions" / "modelsmith"
+
+    def install_probe(self) -> None:
+        shutil.copytree(PROBE, self.data / "extensions" / "zz-modelsmith-probe", dirs_exist_ok=True)
+
+    def install_extension(self) -> None:
+        copy_extension(self.extension)
+
+    def configure(self, **options: Any) -> None:
+        """Write options into config.json of a webui that is not running."""
+        path = self.data / "config.json"
+        known = json.loads(path.read_text()) if path.exists() else dict(CONFIG)
+        path.write_text(json.dumps({**known, **options}))
+
+    # the process
+
+    def start(self) -> None:
+        """Start and wait until the API answers and, where there are checkpoints, the first one is chosen."""
+        if not (self.data / "config.json").exists():
+            self.configure()
+        arguments = [*COMMON_ARGUMENTS, *KIND_ARGUMENTS[self.kind], *self.extra]
+        arguments += ["--port", str(self.port), "--data-dir", str(self.data)]
+        self.log = self.data / f"log-{time.strftime('%H%M%S')}.txt"
+        environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        # The webui's own python must not see the packages of the one that runs the tests.
+        environment.pop("PYTHONPATH", None)
+        environment.pop("VIRTUAL_ENV", None)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.python, "launch.py", *arguments],
+                cwd=self.root,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_LIMIT
+        wants_model = self.kind == "a1111" and any(self.checkpoints.glob("*.safetensors"))
+        while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:
+                raise AssertionError(f"the webui ended:\n{self.output()[-4000:]}")
+            with contextlib.suppress(OSError, WebuiError):
+                self.get("/sdapi/v1/options")
+                if not wants_model or self.state()["model"] is not None:
+                    return
+            time.sleep(0.5)
+        raise AssertionError(f"the webui did not start in time:\n{self.output()[-4000:]}")
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        with contextlib.suppress(OSError, WebuiError):
+            self.post("/sdapi/v1/server-stop", {}, timeout=5)
+        try:
+            self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(STOP_LIMIT)
+        self.process = None
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    # HTTP
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def request(self, path: str, body: Any = None, timeout: float = 600.0) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url(path), data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise WebuiError(error.code, error.read().decode(errors="replace")) from error
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text.decode(errors="replace")
+
+    def get(self, path: str, timeout: float = 60.0) -> Any:
+        return self.request(path, timeout=timeout)
+
+    def post(self, path: str, body: Any, timeout: float = 600.0) -> Any:
+        return self.request(path, body, timeout)
+
+    # what a person would do
+
+    def options(self, **options: Any) -> None:
+        self.post("/sdapi/v1/options", options)
+
+    def select(self, name: str) -> None:
+        """Choose a checkpoint by its name without ending."""
+        self.options(sd_model_checkpoint=f"{name}.safetensors")
+
+    def refresh(self) -> None:
+        self.post("/sdapi/v1/refresh-checkpoints", {})
+
+    def txt2img(self, **fields: Any) -> list[dict[str, Any]]:
+        """Generate one small picture; what the probe saw, step by step."""
+        return self._generate("/sdapi/v1/txt2img", fields)
+
+    def img2img(self, **fields: Any) -> list[dict[str, Any]]:
+        return self._generate("/sdapi/v1/img2img", fields)
+
+    def _generate(self, path: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        self.clear()
+        defaults = {"prompt": "a cat", "negative_prompt": "a dog", "steps": 2, "width": 64, "height": 64, "seed": 1}
+        self.answer = self.post(path, {**defaults, "sampler_name": "Euler", "scheduler": "Automatic", **fields})
+        return [event for event in self.events() if event["event"] == "step"]
+
+    # the probe
+
+    def state(self) -> dict[str, Any]:
+        return self.get("/modelsmith-probe/v1/state")
+
+    def events(self) -> list[dict[str, Any]]:
+        return self.get("/modelsmith-probe/v1/log")
+
+    def clear(self) -> None:
+        self.post("/modelsmith-probe/v1/clear", {})
+
+    def fail_at(self, step: int) -> None:
+        """Make the next job fail when it reaches this sampling step."""
+        self.post(f"/modelsmith-probe/v1/fail?step={step}", {})
+
+    # the page
+
+    def press(self, *data: Any, value: str = "", elem_id: str = "") -> Any:
+        """Press the page's button with this text or elem_id, its inputs holding ``data``; the answer of its handler."""
+        config = self.get("/config")
+        matching = {
+            part["id"]
+            for part in config["components"]
+            if part["type"] == "button"
+            and (
+                (value and part["props"].get("value") == value) or (elem_id and part["props"].get("elem_id") == elem_id)
+            )
+        }
+        assert len(matching) == 1, f"{len(matching)} buttons {value or elem_id!r}"
+        for index, handler in enumerate(config["dependencies"]):
+            targets = {target[0] if isinstance(target, list) else target for target in handler["targets"]}
+            if targets & matching:
+                return self._call(config, handler.get("id", index), list(data))
+        raise AssertionError(f"nothing happens on {value or elem_id!r}")
+
+    def _call(self, config: dict[str, Any], index: int, data: list[Any]) -> Any:
+        body = {"fn_index": index, "data": data, "session_hash": secrets.token_hex(5)}
+        if config["version"].startswith("3."):
+            return self.post("/run/predict", body)["data"]
+        self.post("/queue/join", body)
+        stream = urllib.request.urlopen(self.url(f"/queue/data?session_hash={body['session_hash']}"), timeout=300)
+        with stream:
+            for line in stream:
+                if not line.startswith(b"data: "):
+                    continue
+                message = json.loads(line[6:])
+                if message["msg"] == "process_completed":
+                    assert message["success"], message
+                    return message["output"]["data"]
+        raise AssertionError("the page's queue ended without an answer")
+
+    def tabs(self) -> list[str]:
+        """The labels of all tabs of the page."""
+        parts = self.get("/config")["components"]
+        return [str(part["props"].get("label")) for part in parts if part["type"] == "tabitem"]
+
+    def reload_page(self) -> None:
+        """Settings > Reload UI, and wait until the webui is back."""
+        before = self.output().count("Startup time:")
+        with contextlib.suppress(OSError, WebuiError):
+            self.press(elem_id="settings_restart_gradio")
+        deadline = time.monotonic() + START_LIMIT
+        while time.monotonic() < deadline:
+            if self.output().count("Startup time:") > before:
+                self._wait()
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"the page was not reloaded:\n{self.output()[-4000:]}")
+
+
+def git_repository(folder: Path) -> str:
+    """The extension as a git repository of one commit; its URL."""
+    source = folder / "modelsmith.git"
+    copy_extension(source)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q", "-b", "main"], ["add", "--all"], [*identity, "commit", "-q", "-m", "as it is now"]):
+        subprocess.run(["git", *command], cwd=source, check=True)
+    return source.as_uri()
+
+
+def arguments_from_environment() -> tuple[str, ...]:
+    return tuple(shlex.split(os.environ.get("MODELSMITH_WEBUI_ARGS", "")))
