@@ -69,8 +69,10 @@ class Chunk:
     buffer: memoryview = field(repr=False)
 
 
-def build_header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+def build_header(entries: Sequence[Entry], metadata: Mapping[str, str], at_least: int = 0) -> bytes:
     """Length prefix and JSON of a safetensors file, padded with spaces so that the data start at 4 KiB.
+
+    at_least: bytes that the header is to fill, so that a shorter one can take another's place.
 
     Raises UsageError for a name given twice.
     """
@@ -85,7 +87,8 @@ def build_header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes
         table[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    length = max(8 + len(text), at_least)
+    text += b" " * (length + -length % ALIGNMENT - 8 - len(text))
     return len(text).to_bytes(8, "little") + text
 
 
@@ -205,21 +208,26 @@ class StreamingWriter:
                 self.submit(chunk)
                 self._stream = None
 
-    def finish(self, metadata: Mapping[str, str] | None = None) -> Written:
+    def finish(
+        self, metadata: Mapping[str, str] | None = None, check: Callable[[Path], None] | None = None
+    ) -> Written:
         """Write the header, flush, and give the file its name.
 
-        metadata: a replacement whose header has the same length, for values known only at the end (hashes of inputs
-        that were read once, here); only with hashing off. Raises as OutputFile does.
+        metadata: a replacement whose header is no longer than the first, for values known only at the end (hashes of inputs
+        that were read once, here); only with hashing off. check: called with the whole file's temporary path before
+        it gets its name; where it raises, nothing is kept. Raises as OutputFile does.
         """
         header = self._header
         if metadata is not None:
-            header = build_header(self.entries, metadata)
+            header = build_header(self.entries, metadata, len(self._header))
             if len(header) != len(self._header) or self._hasher:
-                raise UsageError("the header may not change its length, nor its content once it was hashed")
+                raise UsageError("the header may not grow, nor its content once it was hashed")
         aligned = aligned_buffer(len(header))
         aligned[:] = header
         self._output.write_at(aligned, 0)
         digest = self._hasher.result(self.chunks) if self._hasher else None
+        if check is not None:
+            check(self._output.temporary)
         self._output.commit()
         self._finished = True
         return Written(self._output.target, self._output.size, digest)

@@ -211,7 +211,7 @@ PLAIN = BlockLayout("plain", "Whole model", (Block(BASE, "Whole model", "base", 
 
 def layout_for(architecture: str | None, keys: Sequence[str] | Mapping[str, object] = ()) -> BlockLayout:
     """The layout of an architecture id; where one id has several depths (SD3, FLUX.2), ``keys`` decide."""
-    if architecture in LAYOUTS:
+    if architecture is not None and architecture in LAYOUTS:
         return LAYOUTS[architecture]
     if architecture in ("sd3", "flux2"):
 
@@ -263,7 +263,7 @@ def weights_from_list(values: Sequence[float], layout: BlockLayout) -> dict[str,
 
 
 def preset_weights(name: str, layout: BlockLayout) -> dict[str, float]:
-    """The weights of a preset in a layout: as they are (26), folded (SDXL), or as a curve over a transformer's blocks."""
+    """The weights of a preset in a layout: as they are (26), folded (SDXL), or its curve over a transformer."""
     values = preset(name)
     if layout.id == "sdxl":
         return dict(zip(layout.positional, fold_to_sdxl(values), strict=True))

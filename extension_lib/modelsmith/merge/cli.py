@@ -1,0 +1,106 @@
+"""``modelsmith merge``: merge models from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelsmith.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelsmith.merge.request import MergeRequest
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add the ``merge`` command."""
+    parser = subparsers.add_parser("merge", help="merge checkpoints", description="Merge model files into a new one.")
+    parser.add_argument(
+        "--method", default="weighted_sum", help="weighted_sum, add_difference, … (default: %(default)s)"
+    )
+    parser.add_argument("-a", "--model-a", type=Path, required=True, metavar="A", help="the first model")
+    parser.add_argument("-b", "--model-b", type=Path, metavar="B", help="the second model")
+    parser.add_argument("-c", "--model-c", type=Path, metavar="C", help="the third model")
+    parser.add_argument("--more", type=Path, nargs="*", default=[], metavar="MODEL", help="further models")
+    parser.add_argument("--alpha", type=float, help="the main weight; each method has a default")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any parameter of the method")
+    parser.add_argument(
+        "--block-weights",
+        metavar="WEIGHTS",
+        help="alpha by block: numbers in order (26 for SD1 and SD2, 21 for SDXL) and NAME=value, separated by commas",
+    )
+    parser.add_argument("--preset", metavar="NAME", help="alpha by block from a known preset, such as GRAD_V")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the new .safetensors file")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="precision of the output (default: as in A)")
+    parser.add_argument(
+        "--missing", choices=("take_a", "skip", "stop"), default="take_a", help="tensors that another model lacks"
+    )
+    parser.add_argument("--allow-prediction-mix", metavar="TYPE", help="merge across prediction types, marked as TYPE")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
+    parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out ``merge``: exit status 0 done; errors are raised for the dispatcher to show."""
+    from tqdm import tqdm
+
+    from modelsmith.merge.engine import run_merge
+    from modelsmith.merge.plan import plan_merge
+    from modelsmith.merge.request import EngineOptions, MergeProgress
+
+    plan = plan_merge(_request(arguments))
+    print(plan.summary, file=sys.stderr)
+    for notice in plan.notices:
+        print(f"{notice.level}: {notice.text}", file=sys.stderr)
+    with tqdm(total=plan.output_bytes, unit="B", unit_scale=True, disable=arguments.quiet or None) as bar:
+
+        def show(progress: MergeProgress) -> None:
+            bar.update(progress.done_bytes - bar.n)
+
+        result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads))
+        bar.update(bar.total - bar.n)
+    for notice in result.notices[len(plan.notices) :]:
+        print(f"{notice.level}: {notice.text}", file=sys.stderr)
+    print(f"{result.path} ({result.bytes:,} bytes, {result.seconds:.1f} s)")
+    if result.sha256:
+        print(f"sha256 {result.sha256}")
+    return 0
+
+
+def _request(arguments: argparse.Namespace) -> MergeRequest:
+    from modelsmith.merge.request import MergeRequest
+
+    models = [arguments.model_a, arguments.model_b, arguments.model_c]
+    given = [model for model in models if model is not None]
+    if models[: len(given)] != given:
+        raise UsageError("a model is given without the one before it", "Give -a, -b and -c in this order")
+    parameters = dict(_pair(text) for text in arguments.set)
+    if arguments.alpha is not None:
+        parameters["alpha"] = arguments.alpha
+    if arguments.preset and arguments.block_weights:
+        raise UsageError("--preset and --block-weights cannot be given together", "Choose one of them")
+    weights = arguments.preset or arguments.block_weights
+    return MergeRequest(
+        models=(*given, *arguments.more),
+        method=arguments.method,
+        output=arguments.output,
+        parameters=parameters,
+        block_weights={"alpha": weights} if weights else {},
+        dtype=arguments.dtype,
+        overwrite=arguments.overwrite,
+        missing=arguments.missing,
+        allow_prediction_mix=arguments.allow_prediction_mix,
+    )
+
+
+def _pair(text: str) -> tuple[str, float]:
+    name, mark, value = text.partition("=")
+    try:
+        if not mark:
+            raise ValueError
+        return name.strip(), float(value)
+    except ValueError:
+        raise UsageError(f"{text!r} is not NAME=VALUE", "Give for example --set beta=0.3") from None

@@ -1,0 +1,288 @@
+"""Runs a planned merge: a few threads that each read, compute and write one chunk of the output at a time.
+
+Memory is bounded by the chunks under way, whatever the size of the models or of any one tensor.  The bytes do not
+depend on the number of threads, on the size of the chunks, or on how the writes reach the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from modelsmith.errors import Cancelled, ModelsmithError
+from modelsmith.files.dtypes import count, dtype, torch_dtype
+from modelsmith.files.tensors import RangeFile, TensorSource, open_tensors
+from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions
+from modelsmith.merge.guard import Notice
+from modelsmith.merge.kernels import Kernel, all_finite, copy_values
+from modelsmith.merge.plan import MergePlan, TensorJob
+from modelsmith.merge.reading import ChunkReader, InputHash, Segment, Segments
+from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
+from modelsmith.merge.request import EngineOptions, MergeProgress, MergeResult
+
+Progress = Callable[[MergeProgress], None]
+IsCancelled = Callable[[], bool]
+
+
+def run_merge(
+    plan: MergePlan,
+    progress: Progress | None = None,
+    cancelled: IsCancelled | None = None,
+    options: EngineOptions | None = None,
+) -> MergeResult:
+    """Carry a plan out.
+
+    progress: called from this thread, several times a second. cancelled: asked as often; when it says yes, the merge
+    stops within one chunk and nothing is left behind. Raises Cancelled, BadFileError (an input that is damaged or
+    changed meanwhile), NoSpaceError, MergeError; the target then is what it was before.
+    """
+    started = time.monotonic()
+    options = options or EngineOptions()
+    known = plan.hashes()
+    streamed = UNKNOWN_HASH in known
+    threads = options.threads or min(4, (os.cpu_count() or 1) + 1)
+    writing = WriterOptions(
+        overwrite=plan.request.overwrite,
+        direct=options.direct,
+        hashing=not streamed,
+        chunk_bytes=options.chunk_bytes,
+        buffers=threads + 2,
+    )
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_tensors(one.header)) for one in plan.inputs]
+        hashes = _input_hashes(plan, sources, known)
+        entries = [job.entry for job in plan.jobs]
+        writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))
+        run = _Run(plan, sources, writer, hashes)
+        _work(run, threads, _Reporter(progress, cancelled, writer.data_bytes, started))
+        final = tuple(
+            hashes[_only_file(source)].finish() if digest == UNKNOWN_HASH and _is_single(source) else digest
+            for source, digest in zip(sources, known, strict=True)
+        )
+        for source in sources:
+            source.check_unchanged()
+        metadata = plan.metadata(final)
+        if progress:
+            progress(MergeProgress(writer.data_bytes, writer.data_bytes, "finishing", time.monotonic() - started))
+        written = writer.finish(metadata if streamed else None)
+    return MergeResult(
+        written.path,
+        written.sha256,
+        time.monotonic() - started,
+        written.bytes,
+        (*plan.notices, *run.notices()),
+        metadata[RECIPE_KEY],
+    )
+
+
+def _is_single(source: TensorSource) -> bool:
+    return len(source.files) == 1
+
+
+def _only_file(source: TensorSource) -> RangeFile:
+    return next(iter(source.files.values()))
+
+
+def _input_hashes(plan: MergePlan, sources: list[TensorSource], known: tuple[str, ...]) -> dict[RangeFile, InputHash]:
+    """A running hash for every input of one file whose hash nobody knows; sharded models have none."""
+    return {
+        _only_file(source): InputHash(_only_file(source))
+        for source, digest in zip(sources, known, strict=True)
+        if digest == UNKNOWN_HASH and _is_single(source) and plan.jobs
+    }
+
+
+@dataclass
+class _Reporter:
+    """Progress and cancelling, both in the caller's thread."""
+
+    progress: Progress | None
+    cancelled: IsCancelled | None
+    total: int
+    started: float
+
+    def report(self, done: int) -> None:
+        if self.progress:
+            self.progress(MergeProgress(done, self.total, "merging", time.monotonic() - self.started))
+        if self.cancelled and self.cancelled():
+            raise Cancelled
+
+
+@dataclass
+class _Run:
+    """What the threads of one merge share."""
+
+    plan: MergePlan
+    sources: list[TensorSource]
+    writer: StreamingWriter
+    hashes: dict[RangeFile, InputHash]
+    errors: list[BaseException] = field(default_factory=list[BaseException])
+    done: int = 0
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    found: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+
+    def __post_init__(self) -> None:
+        self.segments = Segments(self.plan.jobs)
+        self.wholes = _Wholes(self)
+
+    def stop(self, error: BaseException) -> None:
+        with self.guard:
+            self.errors.append(error)
+        self.writer.stop()
+        for digest in self.hashes.values():
+            digest.stop()
+
+    def note(self, place: str, key: str, problem: str) -> None:
+        with self.guard:
+            self.found.setdefault((place, key), problem)
+
+    def notices(self) -> tuple[Notice, ...]:
+        return tuple(
+            Notice("warning", f"{place}: tensor {key!r} {problem}")
+            for (place, key), problem in sorted(self.found.items())
+        )
+
+
+def _work(run: _Run, threads: int, reporter: _Reporter) -> None:
+    """Start the workers and wait for them, reporting; raise the first error that any of them met."""
+    ready = threading.Barrier(threads + 1)
+    workers = [
+        threading.Thread(target=_worker, args=(run, ready), name=f"modelsmith-merge-{number}", daemon=True)
+        for number in range(threads)
+    ]
+    with _one_thread_each():
+        for worker in workers:
+            worker.start()
+        ready.wait()
+    try:
+        while any(worker.is_alive() for worker in workers):
+            for worker in workers:
+                worker.join(0.1 / threads)
+            reporter.report(run.done)
+    except BaseException as error:
+        run.stop(error)
+        raise
+    finally:
+        for worker in workers:
+            worker.join()
+    real = [error for error in run.errors if not isinstance(error, Cancelled)] or run.errors
+    if real:
+        raise real[0]
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Generator[None, None, None]:
+    """Keep torch from starting threads of its own inside each worker.
+
+    torch keeps the number per thread once a thread has asked for it, and one for threads to come; the latter is
+    what the host must find unchanged afterwards.
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _worker(run: _Run, ready: threading.Barrier) -> None:
+    torch.set_num_threads(1)
+    ready.wait()
+    try:
+        kernel = Kernel(run.plan.method)
+        reader = ChunkReader(run.sources, run.hashes)
+        while (chunk := run.writer.acquire()) is not None:
+            _fill(run, kernel, reader, chunk)
+            length = len(chunk.view)
+            run.writer.submit(chunk)
+            with run.guard:
+                run.done += length
+    except (ModelsmithError, OSError, RuntimeError, MemoryError, ValueError, TypeError, KeyError) as error:
+        run.stop(error)
+
+
+def _fill(run: _Run, kernel: Kernel, reader: ChunkReader, chunk: Chunk) -> None:
+    segments = run.segments.of(chunk.start, len(chunk.view))
+    operands = reader.read(segments, chunk.index)
+    for segment, tensors in zip(segments, operands, strict=True):
+        kind = torch_dtype(segment.job.entry.dtype)
+        output = torch.frombuffer(chunk.view, dtype=kind, count=segment.length, offset=segment.offset)
+        job = segment.job
+        if job.action == "copy":
+            copy_values(tensors[0], output)
+        elif job.action == "elements":
+            kernel.elements(tensors, output, job.entry.dtype, job.parameters)
+        else:
+            whole = run.wholes.take(segment, kernel)
+            copy_values(whole.reshape(-1)[segment.first : segment.first + segment.length], output)
+        if not all_finite(output):
+            _explain(run, segment, tensors)
+
+
+def _explain(run: _Run, segment: Segment, tensors: list[Tensor]) -> None:
+    """Find out which input brought a NaN or an infinity into the result, or whether the result overflowed."""
+    key = segment.job.entry.name
+    culprits = [
+        operand for operand, tensor in zip(segment.job.operands, tensors, strict=False) if not all_finite(tensor)
+    ]
+    if not tensors:
+        culprits = [op for op in segment.job.operands if not all_finite(run.sources[op.model].load(op.name))]
+    for operand in culprits:
+        run.note(str(run.plan.inputs[operand.model].path), operand.name, "has values that are NaN or infinite")
+    if not culprits:
+        run.note("the result", key, f"has values too large for {dtype(segment.job.entry.dtype).label}")
+
+
+class _Wholes:
+    """Tensors that are computed as a whole: by the first thread that needs one, kept until the last value is used."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._ready: dict[str, Tensor] = {}
+        self._used: dict[str, int] = {}
+
+    def take(self, segment: Segment, kernel: Kernel) -> Tensor:
+        """The whole tensor of a segment's job."""
+        name = segment.job.entry.name
+        with self._guard:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            if name not in self._ready:
+                self._ready[name] = self._compute(segment.job, kernel)
+            result = self._ready[name]
+            self._used[name] = self._used.get(name, 0) + segment.length
+            if self._used[name] == count(segment.job.entry.shape):
+                del self._ready[name], self._used[name]
+        return result
+
+    def _compute(self, job: TensorJob, kernel: Kernel) -> Tensor:
+        tensors = [self._run.sources[operand.model].load(operand.name) for operand in job.operands]
+        if job.action == "position_ids":
+            return self._position_ids(job, tensors[0])
+        if job.action == "widen":
+            return _widened(job, tensors, kernel)
+        return kernel.whole(tensors, job.entry.dtype, job.parameters)
+
+    def _position_ids(self, job: TensorJob, found: Tensor) -> Tensor:
+        right = torch.arange(found.numel(), dtype=torch.int64).reshape(job.entry.shape)
+        if found.dtype != torch.int64 or not torch.equal(found, right):
+            path = str(self._run.plan.inputs[job.operands[0].model].path)
+            self._run.note(path, job.entry.name, "was damaged and has been repaired (0, 1, 2 …)")
+        return right
+
+
+def _widened(job: TensorJob, tensors: list[Tensor], kernel: Kernel) -> Tensor:
+    """The first channels by the method, the others from the first model that has them."""
+    narrow = min(tensor.shape[1] for tensor in tensors)
+    merged = kernel.whole([tensor[:, :narrow] for tensor in tensors], job.entry.dtype, job.parameters)
+    wide = next(tensor for tensor in tensors if tensor.shape == job.entry.shape)
+    return torch.cat([merged, wide[:, narrow:].to(merged.dtype)], dim=1).contiguous()

@@ -1,0 +1,143 @@
+"""Opens and checks the models of a merge: what each is, and whether they go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelsmith.errors import BadFileError, MergeError, UnknownNameError
+from modelsmith.files.dtypes import dtype
+from modelsmith.files.header import FileHeader, TensorInfo, read_header
+from modelsmith.merge.guard import InputPrediction
+
+if TYPE_CHECKING:
+    from modelsmith.identify.report import Report
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MERGEABLE = ("checkpoint", "diffusion_model", "vae", "text_encoder")
+_KINDS = {
+    "lora": "a LoRA",
+    "controlnet": "a ControlNet",
+    "textual_inversion": "a textual inversion embedding",
+    "hypernetwork": "a hypernetwork",
+    "vae": "a VAE",
+    "text_encoder": "a text encoder",
+    "diffusion_model": "a diffusion model",
+    "checkpoint": "a checkpoint",
+}
+
+
+@dataclass(frozen=True)
+class MergeInput:
+    """One model of a merge: header, identification, and its tensors by canonical name."""
+
+    letter: str
+    name: str
+    header: FileHeader
+    report: Report
+    canonical: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        """Where the model lies."""
+        return self.header.path
+
+    def find(self, canonical: str) -> tuple[str, TensorInfo] | None:
+        """The tensor with this canonical name: its own name and place, or None."""
+        own = self.canonical.get(canonical)
+        return None if own is None else (own, self.header.tensors[own])
+
+    @property
+    def prediction(self) -> InputPrediction:
+        """What the guard needs to know."""
+        found = self.report.prediction
+        return InputPrediction(self.name, found.type, found.zero_terminal_snr)
+
+
+def canonical_name(key: str) -> str:
+    """One name for a tensor that files spell in several ways: with or without prefix, and SD1 text encoders as
+    NovelAI's first model wrote them (without ``text_model.``)."""
+    for prefix in ("model.diffusion_model.", "diffusion_model."):
+        if key.startswith(prefix):
+            return key[len(prefix) :]
+    old = "cond_stage_model.transformer."
+    if key.startswith(old) and key[len(old) :].startswith(("embeddings.", "encoder.", "final_layer_norm.")):
+        return f"{old}text_model.{key[len(old) :]}"
+    return key
+
+
+def open_inputs(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[MergeInput, ...]:
+    """Read the header of every model and identify it.
+
+    Raises BadFileError for a file that cannot be read, that is no model to merge (a LoRA is named as one), or whose
+    precision cannot be computed with; MergeError for models of different kinds or architectures.
+    """
+    from modelsmith.identify import identify_header
+
+    inputs: list[MergeInput] = []
+    for letter, path in zip(LETTERS, paths, strict=False):
+        header = read_header(path)
+        report = identify_header(header)
+        canonical = {canonical_name(key): key for key in header.tensors}
+        one = MergeInput(letter, names.get(path, path.name), header, report, canonical)
+        _check_kind(one)
+        _check_precision(one)
+        inputs.append(one)
+    for other in inputs[1:]:
+        _check_pair(inputs[0], other)
+    return tuple(inputs)
+
+
+def _check_kind(one: MergeInput) -> None:
+    kind = one.report.kind
+    if kind in MERGEABLE:
+        return
+    if kind == "unsafe":
+        raise BadFileError(one.path, "its pickle asks for more than tensors", "Get the model as .safetensors")
+    if kind in _KINDS:
+        raise BadFileError(
+            one.path, f"model {one.letter} is {_KINDS[kind]}, not a checkpoint", "Choose a checkpoint here"
+        )
+    raise BadFileError(one.path, f"model {one.letter} is of no known kind", "Choose a checkpoint that Inspect names")
+
+
+def _check_precision(one: MergeInput) -> None:
+    quantized = one.report.quantization
+    for key, info in one.header.tensors.items():
+        try:
+            dtype(info.dtype)
+        except UnknownNameError:
+            quantized = info.dtype
+            break
+        if info.dtype in ("U8", "I8") and key.endswith(".weight"):
+            quantized = quantized or "packed integers"
+    if quantized:
+        raise BadFileError(
+            one.path, f"model {one.letter} is quantised ({quantized})", "Use its fp16, bf16, fp32 or plain fp8 form"
+        )
+
+
+def _check_pair(first: MergeInput, other: MergeInput) -> None:
+    kinds = (first.report.kind, other.report.kind)
+    if kinds[0] != kinds[1] and not set(kinds) <= {"checkpoint", "diffusion_model"}:
+        raise MergeError(
+            f"{first.path} is {_KINDS[kinds[0]]} and {other.path} is {_KINDS[kinds[1]]}",
+            "Merge models of one kind",
+        )
+    ours, theirs = _architectures(first), _architectures(other)
+    if ours and theirs and not ours & theirs:
+        raise MergeError(
+            f"{first.path} is {_label(first)} and {other.path} is {_label(other)}: their tensors do not correspond",
+            "Merge models of one architecture",
+        )
+
+
+def _architectures(one: MergeInput) -> set[str]:
+    report = one.report
+    return {report.architecture} if report.architecture else set(report.candidates)
+
+
+def _label(one: MergeInput) -> str:
+    return one.report.architecture or " or ".join(one.report.candidates) or "of unknown architecture"

@@ -1,0 +1,8 @@
+"""Merge methods: pure functions on tensors, each with a specification that every surface is generated from."""
+
+from __future__ import annotations
+
+from modelsmith.merge.methods import catalogue
+from modelsmith.merge.methods.spec import METHODS, MethodSpec, ParameterSpec, get_method
+
+__all__ = ["METHODS", "MethodSpec", "ParameterSpec", "catalogue", "get_method"]

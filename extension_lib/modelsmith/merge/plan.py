@@ -1,0 +1,390 @@
+"""Plans a merge from headers alone: what becomes of every tensor, what to tell the user, how much is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from modelsmith.errors import MergeError, UsageError
+from modelsmith.files.dtypes import OUTPUT_LABELS, count, dtype
+from modelsmith.files.header import TensorInfo
+from modelsmith.files.names import check_output_name
+from modelsmith.files.output import check_space, free_bytes
+from modelsmith.files.writer import Entry, build_header
+from modelsmith.merge.blocks import BASE, BlockLayout, layout_for, parse_weights, weights_from_list
+from modelsmith.merge.guard import Notice, Verdict, Weights, judge
+from modelsmith.merge.inputs import LETTERS, MergeInput, open_inputs
+from modelsmith.merge.methods import MethodSpec, get_method
+from modelsmith.merge.recipe import UNKNOWN_HASH, RecipeParts, build_metadata
+from modelsmith.merge.request import BlockWeights, MergeRequest
+
+Action = Literal["copy", "elements", "whole", "widen", "position_ids", "empty"]
+
+MARKERS = ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
+_SCHEDULE = re.compile(
+    r"^(?:betas|alphas_cumprod(?:_prev)?|sqrt_\w+|log_one_minus_alphas_cumprod|posterior_\w+|lvlb_weights|logvar)$"
+)
+_POSITION_IDS = re.compile(r"(?:^|\.)embeddings\.position_ids$")
+_PREFIXED_MARKER = re.compile(r"^(?:model\.diffusion_model\.|diffusion_model\.)")
+MAX_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor that takes part: which model, its name there, and where it lies."""
+
+    model: int
+    name: str
+    info: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TensorJob:
+    """What becomes of one tensor of the output.
+
+    action: ``copy`` the only operand; ``elements``: the method value by value; ``whole``: the method on whole
+    tensors; ``widen``: an input convolution with 9 or 8 channels with one of 4; ``position_ids``: 0, 1, 2 …;
+    ``empty``: a marker.
+    """
+
+    entry: Entry
+    action: Action
+    operands: tuple[Operand, ...] = ()
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
+    block: str = BASE
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A merge that was checked and can be run.
+
+    notices: what the user should know before starting. output_bytes: size of the new file. free_bytes: room in its
+    folder. summary: one line that says what will be done.
+    """
+
+    request: MergeRequest
+    method: MethodSpec
+    inputs: tuple[MergeInput, ...]
+    layout: BlockLayout
+    jobs: tuple[TensorJob, ...]
+    parts: RecipeParts
+    notices: tuple[Notice, ...]
+    output_bytes: int
+    free_bytes: int
+    summary: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the result predicts."""
+        return self.parts.verdict
+
+    def hashes(self) -> tuple[str, ...]:
+        """Known SHA-256 of the inputs, with UNKNOWN_HASH for the others."""
+        known = self.request.known_hashes
+        return tuple(known.get(one.path, UNKNOWN_HASH) for one in self.inputs)
+
+    def metadata(self, hashes: Sequence[str]) -> dict[str, str]:
+        """The output's metadata."""
+        return build_metadata(self.parts, hashes)
+
+
+def plan_merge(request: MergeRequest) -> MergePlan:
+    """Check a merge and plan it, reading headers only.
+
+    Raises UsageError, UnknownNameError, BadFileError, MergeError (PredictionMixError among them) and NoSpaceError;
+    each names what is wrong and what to do.
+    """
+    method = get_method(request.method)
+    method.check_models(len(request.models))
+    _check_output(request)
+    inputs = open_inputs(request.models, request.names)
+    layout = layout_for(inputs[0].report.architecture, inputs[0].header.tensors)
+    parameters = method.fill(request.parameters)
+    blocks = _block_weights(request, method, layout, parameters)
+    weights = _guard_weights(blocks, layout, parameters)
+    verdict = judge([one.prediction for one in inputs], method.effect, weights, request.allow_prediction_mix)
+    builder = _Builder(_Setup(request, method, inputs, layout, parameters, blocks, verdict))
+    jobs = builder.build()
+    parts = RecipeParts(request, inputs, verdict, parameters, builder.given, layout.id, builder.widened)
+    metadata = build_metadata(parts, [UNKNOWN_HASH] * len(inputs))
+    size = len(build_header([job.entry for job in jobs], metadata)) + sum(job.entry.nbytes for job in jobs)
+    check_space(request.output.parent, size)
+    return MergePlan(
+        request,
+        method,
+        inputs,
+        layout,
+        jobs,
+        parts,
+        (*verdict.notices, *builder.notices),
+        size,
+        free_bytes(request.output.parent),
+        _summary(method, inputs, parameters, blocks),
+    )
+
+
+def _check_output(request: MergeRequest) -> None:
+    target = request.output
+    check_output_name(target.name)
+    if target.suffix.lower() != ".safetensors":
+        raise UsageError(f"the output {target.name!r} is not named .safetensors", "Merges are written as .safetensors")
+    if not target.parent.is_dir():
+        raise UsageError(f"the output folder {target.parent} does not exist", "Create it first")
+    if target.exists() and not request.overwrite:
+        raise UsageError(f"{target} exists already", "Choose another name or allow it to be replaced")
+    if request.dtype is not None and request.dtype not in OUTPUT_LABELS:
+        raise UsageError(f"the precision {request.dtype!r} is unknown", f"Choose {', '.join(OUTPUT_LABELS)}")
+
+
+Resolved = Mapping[str, Mapping[str, float]]
+
+
+def _block_weights(
+    request: MergeRequest, method: MethodSpec, layout: BlockLayout, parameters: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """The weight of every block, for each parameter that may differ between blocks."""
+    result: dict[str, dict[str, float]] = {}
+    for name in request.block_weights:
+        if not method.parameter(name).per_block:
+            raise UsageError(f"{method.label} takes no block weights for {name}")
+    for parameter in method.parameters:
+        if parameter.per_block:
+            given = named_weights(request.block_weights.get(parameter.id, {}), layout)
+            result[parameter.id] = layout.resolve(given, parameters[parameter.id])
+    return result
+
+
+def named_weights(given: BlockWeights, layout: BlockLayout) -> dict[str, float]:
+    """Block weights by name, from any form that a request may have. Raises UsageError, UnknownNameError."""
+    if isinstance(given, str):
+        return parse_weights(given, layout)
+    if isinstance(given, Mapping):
+        return {layout.block(name).id: float(value) for name, value in given.items()}
+    return weights_from_list(given, layout)
+
+
+def _guard_weights(blocks: Resolved, layout: BlockLayout, parameters: Mapping[str, float]) -> Weights:
+    by_block = blocks.get("alpha") or {name: parameters.get("alpha", 1.0) for name in layout.ids}
+    return Weights(layout, by_block)
+
+
+def _summary(
+    method: MethodSpec, inputs: Sequence[MergeInput], parameters: Mapping[str, float], blocks: Resolved
+) -> str:
+    models = ", ".join(f"{one.letter} = {one.name}" for one in inputs)
+    values = ", ".join(f"{name} {value:g}" for name, value in parameters.items() if not _varies(blocks.get(name)))
+    varied = ", ".join(f"{name} by block" for name, weights in blocks.items() if _varies(weights))
+    return f"{method.label}: {method.formula}; {models}; " + ", ".join(part for part in (values, varied) if part)
+
+
+def _varies(weights: Mapping[str, float] | None) -> bool:
+    return weights is not None and len(set(weights.values())) > 1
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """All that was settled before the first tensor is looked at."""
+
+    request: MergeRequest
+    method: MethodSpec
+    inputs: tuple[MergeInput, ...]
+    layout: BlockLayout
+    parameters: Mapping[str, float]
+    blocks: Resolved
+    verdict: Verdict
+
+
+class _Builder:
+    """Decides tensor by tensor; collects what is to be reported."""
+
+    def __init__(self, setup: _Setup) -> None:
+        self.request, self.method, self.inputs = setup.request, setup.method, setup.inputs
+        self.layout, self.parameters = setup.layout, setup.parameters
+        self.blocks, self.verdict = setup.blocks, setup.verdict
+        self.given = {name: dict(weights) for name, weights in self.blocks.items() if _varies(weights)}
+        self.notices: list[Notice] = []
+        self.widened = False
+        self._missing: list[str] = []
+        self._ema = _ema_names(self.inputs[0].header.tensors)
+
+    def build(self) -> tuple[TensorJob, ...]:
+        """All jobs in the order of the output file: wide types first, so that every tensor stays aligned; else as in
+        A, so that A is read from front to end."""
+        a = self.inputs[0]
+        place = {key: (str(info.file or ""), info.start) for key, info in a.header.tensors.items()}
+        jobs: list[TensorJob] = []
+        for canonical, key in sorted(a.canonical.items(), key=lambda item: place[item[1]]):
+            job = self._job(canonical, key, a.header.tensors[key])
+            if job is not None:
+                jobs.append(job)
+        self._report_missing()
+        jobs += self._markers()
+        return tuple(sorted(jobs, key=lambda job: -dtype(job.entry.dtype).itemsize))
+
+    def _job(self, canonical: str, key: str, info: TensorInfo) -> TensorJob | None:
+        if _PREFIXED_MARKER.sub("", key) in MARKERS:
+            return None
+        own = Operand(0, key, info)
+        if _POSITION_IDS.search(key):
+            return TensorJob(Entry(key, "I64", info.shape), "position_ids", (own,))
+        if _SCHEDULE.match(key):
+            return self._schedule(own)
+        if not dtype(info.dtype).floating:
+            return TensorJob(Entry(key, info.dtype, info.shape), "copy", (own,))
+        operands = self._operands(canonical, own)
+        if operands is None:
+            return None
+        block = self.layout.block_of(self._ema.get(key, key))
+        entry = Entry(key, self._output_dtype(info), info.shape)
+        if len(operands) == 1:
+            return TensorJob(entry, "copy", operands, {}, block)
+        return self._merge(entry, operands, block)
+
+    def _operands(self, canonical: str, own: Operand) -> tuple[Operand, ...] | None:
+        """The same tensor in every model; A's alone or None where another lacks it, by the chosen policy."""
+        operands = [own]
+        for index, other in enumerate(self.inputs[1:], start=1):
+            found = other.find(canonical)
+            if found is None:
+                self._missing.append(own.name)
+                return None if self.request.missing == "skip" else (own,)
+            operands.append(Operand(index, *found))
+        return tuple(operands)
+
+    def _merge(self, entry: Entry, operands: tuple[Operand, ...], block: str) -> TensorJob:
+        parameters = {**self.parameters, **{name: weights[block] for name, weights in self.blocks.items()}}
+        shapes = {operand.info.shape for operand in operands}
+        if len(shapes) > 1:
+            return self._widen(entry, operands, parameters, block)
+        source = self._unmixed(parameters)
+        if source is not None:
+            return TensorJob(entry, "copy", (operands[source],), parameters, block)
+        action: Action = "elements" if self.method.scope == "elements" else "whole"
+        return TensorJob(entry, action, operands, parameters, block)
+
+    def _unmixed(self, parameters: Mapping[str, float]) -> int | None:
+        """The model that a tensor is copied from bit for bit, where the weights say so."""
+        if self.method.is_identity(parameters):
+            return 0
+        return 1 if self.method.id == "weighted_sum" and parameters["alpha"] == 1.0 else None
+
+    def _widen(
+        self, entry: Entry, operands: tuple[Operand, ...], parameters: Mapping[str, float], block: str
+    ) -> TensorJob:
+        """Input convolutions of inpainting (9) and pix2pix (8 channels) models with plain ones (4)."""
+        shapes = [operand.info.shape for operand in operands]
+        rests = {shape[:1] + shape[2:] for shape in shapes}
+        widths = {shape[1] for shape in shapes if len(shape) == 4}
+        if len(rests) != 1 or len(widths) != 2 or 4 not in widths or not widths <= {4, 8, 9}:
+            told = ", ".join(
+                f"{LETTERS[operand.model]} {list(operand.info.shape)} in {self.inputs[operand.model].path.name}"
+                for operand in operands
+            )
+            raise MergeError(
+                f"tensor {entry.name!r} has different shapes: {told}",
+                "Models with another vocabulary, width or number of channels cannot be merged with each other",
+            )
+        wide = max(shapes, key=lambda shape: shape[1])
+        self.widened = True
+        text = f"{entry.name}: the first 4 of {wide[1]} channels are merged, the others are the wide model's"
+        self.notices.append(Notice("info", text))
+        return TensorJob(Entry(entry.name, entry.dtype, wide), "widen", operands, parameters, block)
+
+    def _schedule(self, own: Operand) -> TensorJob | None:
+        a = self.inputs[0].prediction
+        if (a.type, bool(a.ztsnr)) != (self.verdict.type, bool(self.verdict.ztsnr)):
+            return None  # A's noise schedule, kept in the file, would no longer be the result's
+        return TensorJob(Entry(own.name, own.info.dtype, own.info.shape), "copy", (own,))
+
+    def _output_dtype(self, info: TensorInfo) -> str:
+        return OUTPUT_LABELS[self.request.dtype] if self.request.dtype else info.dtype
+
+    def _report_missing(self) -> None:
+        if self._missing and self.request.missing == "stop":
+            raise MergeError(
+                f"{len(self._missing)} tensors of {self.inputs[0].path} are missing in another model: "
+                + _listed(self._missing),
+                "Choose to take them from A, or to leave them out",
+            )
+        if self._missing:
+            done = "are left out" if self.request.missing == "skip" else "are taken from A"
+            text = f"{len(self._missing)} tensors that not every model has {done}: {_listed(self._missing)}"
+            self.notices.append(Notice("warning", text))
+        for other in self.inputs[1:]:
+            surplus = [
+                key
+                for canonical, key in other.canonical.items()
+                if canonical not in self.inputs[0].canonical and not _is_extra(key)
+            ]
+            if surplus:
+                text = f"{len(surplus)} tensors of {other.name} are not in A and are not used: {_listed(surplus)}"
+                self.notices.append(Notice("warning", text))
+
+    def _markers(self) -> list[TensorJob]:
+        """The marker tensors that are true of the result; those of the inputs are dropped."""
+        kind = self.verdict.type
+        if self.inputs[0].report.kind not in ("checkpoint", "diffusion_model"):
+            return []
+        jobs: list[TensorJob] = []
+        if kind == "v_prediction" and self.inputs[0].report.architecture in ("sd1", "sd2", "sdxl", "sdxl-refiner"):
+            # Empty float32 tensors without a prefix, as ComfyUI writes them.
+            jobs.append(TensorJob(Entry("v_pred", "F32", (0,)), "empty"))
+            if self.verdict.ztsnr:
+                jobs.append(TensorJob(Entry("ztsnr", "F32", (0,)), "empty"))
+        wanted = {"edm_v_prediction": "edm_vpred.", "edm": "edm_"}.get(kind)
+        if wanted:
+            jobs += self._copied_markers(wanted)
+        before = {marker for one in self.inputs for marker in _markers_of(one)}
+        lost = before - {job.entry.name for job in jobs}
+        if lost:
+            text = f"Markers that do not hold for the result were dropped: {', '.join(sorted(lost))}"
+            self.notices.append(Notice("info", text))
+        return jobs
+
+    def _copied_markers(self, start: str) -> list[TensorJob]:
+        order = [self.verdict.type_from, *range(len(self.inputs))]
+        jobs: dict[str, TensorJob] = {}
+        for index in order:
+            for key, info in self.inputs[index].header.tensors.items():
+                name = _PREFIXED_MARKER.sub("", key)
+                matches = name in MARKERS and name.startswith(start)
+                if matches and (start != "edm_" or not name.startswith("edm_vpred")) and name not in jobs:
+                    entry = Entry(name, info.dtype, info.shape)
+                    jobs[name] = TensorJob(entry, "copy", (Operand(index, key, info),))
+        return list(jobs.values())
+
+
+def _markers_of(one: MergeInput) -> set[str]:
+    return {name for name in (_PREFIXED_MARKER.sub("", key) for key in one.header.tensors) if name in MARKERS}
+
+
+def _is_extra(key: str) -> bool:
+    """Tensors whose absence in A means nothing: markers, schedules, position ids, averaged copies."""
+    plain = _PREFIXED_MARKER.sub("", key)
+    return (
+        plain in MARKERS
+        or bool(_SCHEDULE.match(key))
+        or bool(_POSITION_IDS.search(key))
+        or key.startswith("model_ema.")
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_LISTED])
+    return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
+
+
+def _ema_names(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """From the averaged copies' names (dots removed, ldm/modules/ema.py) back to the tensors that they copy."""
+    if not any(key.startswith("model_ema.") for key in tensors):
+        return {}
+    return {
+        "model_ema." + key.removeprefix("model.").replace(".", ""): key for key in tensors if key.startswith("model.")
+    }
+
+
+def elements(job: TensorJob) -> int:
+    """Values in a job's tensor."""
+    return count(job.entry.shape)

@@ -1,0 +1,84 @@
+"""What is asked of a merge, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from modelsmith.merge.guard import Notice
+
+Missing = Literal["take_a", "skip", "stop"]
+BlockWeights = str | Mapping[str, float] | Sequence[float]
+
+_NO_FLOATS: Mapping[str, float] = {}
+_NO_WEIGHTS: Mapping[str, BlockWeights] = {}
+_NO_TEXTS: Mapping[str, str] = {}
+_NO_HASHES: Mapping[Path, str] = {}
+_NO_NAMES: Mapping[Path, str] = {}
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """One merge.
+
+    models: A, B, C … in this order. method: an id of ``METHODS``. parameters: by id; missing ones take their default.
+    block_weights: per parameter id, as text (a preset's name, numbers, ``NAME=value``), numbers in the layout's
+        order, or a mapping from block names; blocks not named take the parameter's value.
+    dtype: ``fp32``, ``fp16``, ``bf16``, or None for each tensor's type in A.
+    missing: what happens to tensors that A has and another model lacks: taken from A, left out, or the merge stops.
+    allow_prediction_mix: one of ``guard.CHOICES``, to merge across prediction types and mark the result so.
+    metadata: further entries for the output. copy_metadata: also those of the inputs, the later ones winning.
+    known_hashes: SHA-256 of inputs by path, as hosts cache them; others are computed while the inputs stream by,
+        and then the output's hash is not (its header, which comes first, holds the inputs' hashes).
+    names: how the recipe calls the models, by path; else their file names.
+    """
+
+    models: tuple[Path, ...]
+    method: str
+    output: Path
+    parameters: Mapping[str, float] = field(default_factory=lambda: _NO_FLOATS)
+    block_weights: Mapping[str, BlockWeights] = field(default_factory=lambda: _NO_WEIGHTS)
+    dtype: str | None = None
+    overwrite: bool = False
+    missing: Missing = "take_a"
+    allow_prediction_mix: str | None = None
+    copy_metadata: bool = False
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NO_TEXTS)
+    known_hashes: Mapping[Path, str] = field(default_factory=lambda: _NO_HASHES)
+    names: Mapping[Path, str] = field(default_factory=lambda: _NO_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeProgress:
+    """How far a merge has come. stage: ``merging`` or ``finishing``; bytes are of the output."""
+
+    done_bytes: int
+    total_bytes: int
+    stage: Literal["merging", "finishing"]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A finished merge. sha256 is None where it could not be computed in passing; recipe is our own, as JSON text."""
+
+    path: Path
+    sha256: str | None
+    seconds: float
+    bytes: int
+    notices: tuple[Notice, ...]
+    recipe: str
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run a merge; none of it changes a byte of the output.
+
+    threads: workers that read, compute and write; 0 chooses by the number of cores.
+    """
+
+    threads: int = 0
+    chunk_bytes: int = 8 << 20
+    direct: bool = True
