@@ -30,7 +30,6 @@ DISCRETE_ARCHITECTURES = frozenset({"sd1", "sd2", "sdxl", "sdxl-refiner"})
 
 _SPECIAL_CONFIGS: dict[tuple[str, str], ConfigBase] = {
     ("sd1", "inpainting"): "sd1-inpainting",
-    ("sd1", "pix2pix"): "sd1-pix2pix",
     ("sd1", "instruct-pix2pix"): "sd1-pix2pix",
     ("sd2", "inpainting"): "sd2-inpainting",
     ("sd2", "depth"): "sd2-depth",
@@ -40,7 +39,7 @@ _SPECIAL_CONFIGS: dict[tuple[str, str], ConfigBase] = {
 }
 _PLAIN_CONFIGS: dict[str, ConfigBase] = {"sd1": "sd1", "sd2": "sd2", "sdxl": "sdxl", "sdxl-refiner": "sdxl-refiner"}
 # Variants that need another model class than the plain config builds.
-_VARIANTS_WITHOUT_CONFIG = frozenset({"x4-upscaler", "ssd-1b", "segmind-vega", "pix2pix", "cosxl-edit"})
+_VARIANTS_WITHOUT_CONFIG = frozenset({"x4-upscaler", "unclip", "ssd-1b", "segmind-vega", "instruct-pix2pix"})
 
 
 @dataclass(frozen=True)
