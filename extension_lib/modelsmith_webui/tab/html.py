@@ -1,0 +1,58 @@
+"""Small pieces of HTML that the views share. Everything that is not a tag is escaped here."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+NOTICE_KINDS = ("info", "warning", "error", "done")
+
+
+def esc(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def tag(name: str, inner: str = "", css: str = "", **attributes: object) -> str:
+    """An element around HTML that is already escaped. ``data_x`` and ``aria_x`` become ``data-x`` and ``aria-x``."""
+    words = [name] + ([f'class="{esc(css)}"'] if css else [])
+    words += [f'{key.rstrip("_").replace("_", "-")}="{esc(value)}"' for key, value in attributes.items()]
+    return f"<{' '.join(words)}>{inner}</{name}>"
+
+
+def text_tag(name: str, text: object, css: str = "", **attributes: object) -> str:
+    """An element around plain text."""
+    return tag(name, esc(text), css, **attributes)
+
+
+def badge(text: str, kind: str = "", title: str = "") -> str:
+    extra: dict[str, object] = {"title": title} if title else {}
+    return text_tag("span", text, f"ms-badge {kind}".strip(), **extra)
+
+
+def notice(kind: str, text: str, remedy: str = "") -> str:
+    """One message: ``kind`` is info, warning, error or done."""
+    inner = text_tag("span", text, "ms-notice-text")
+    if remedy:
+        inner += " " + text_tag("span", remedy, "ms-notice-remedy")
+    role = "alert" if kind == "error" else "status"
+    return tag("div", inner, f"ms-notice ms-{kind}", role=role)
+
+
+def section(title: str, inner: str, css: str = "") -> str:
+    return tag("section", text_tag("h4", title) + inner, f"ms-section {css}".strip())
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Pairs of a name and a value, both plain text; rows with an empty value are left out."""
+    inner = "".join(text_tag("dt", name) + text_tag("dd", value) for name, value in rows if value)
+    return tag("dl", inner, "ms-facts")
+
+
+def size_text(count: int) -> str:
+    """Bytes as a person reads them, in powers of ten as file managers and disks count."""
+    amount = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit in ("B", "KB") or amount >= 100 else f"{amount:.2f} {unit}"
+        amount /= 1000
+    return f"{amount:.2f} GB"

@@ -1,0 +1,152 @@
+"""The view that says what a file is: choose one of the host's, or drop one in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from modelsmith.decision import Override
+from modelsmith.errors import ModelsmithError
+from modelsmith.identify import identify
+from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.tab.compat import file_path, listen, unsaved
+from modelsmith_webui.tab.files import all_labels, find_labelled
+from modelsmith_webui.tab.html import notice
+from modelsmith_webui.tab.report_page import empty_html, loaded_line, report_html
+from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.words import OVERRIDE_PREDICTIONS, OVERRIDE_ZTSNR, id_of
+
+NOTHING_CHOSEN = "Choose a model file, or drop one here, to see what it is."
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the view shows for one file."""
+
+    html: str
+    raw: dict[str, Any] | None
+    override: Override | None
+
+
+class InspectView:
+    """Builds the view and answers its events. ``show`` is also what a row of the library calls."""
+
+    def __init__(self, host: Host, tr: Texts) -> None:
+        self.host, self.tr = host, tr
+        self.can_override = "user_metadata" in host.capabilities
+
+    def build(self) -> None:
+        with gr.Row(elem_id="modelsmith_inspect_pick", elem_classes=["ms-row"]):
+            self.file = unsaved(
+                gr.Dropdown(
+                    choices=all_labels(self.host),
+                    value=None,
+                    label="Model file",
+                    elem_id="modelsmith_inspect_file",
+                    scale=5,
+                )
+            )
+            self.refresh = gr.Button(
+                "Refresh files", elem_id="modelsmith_inspect_refresh", elem_classes=["ms-tool"], scale=0
+            )
+            self.upload = unsaved(
+                gr.File(label="Drop a file to inspect", elem_id="modelsmith_inspect_upload", height=88, scale=3)
+            )
+        self.page = gr.HTML(empty_html(self.tr(NOTHING_CHOSEN)), elem_id="modelsmith_inspect_page")
+        self._build_override()
+        with gr.Accordion("Raw report", open=False, elem_id="modelsmith_inspect_raw_panel"):
+            self.raw = gr.JSON(label="Report as JSON", elem_id="modelsmith_inspect_raw")
+        self._connect()
+
+    def _build_override(self) -> None:
+        with gr.Row(visible=False, elem_id="modelsmith_override", elem_classes=["ms-row", "ms-override"]) as panel:
+            self.prediction = unsaved(
+                gr.Radio(
+                    choices=list(OVERRIDE_PREDICTIONS.values()),
+                    value="automatic",
+                    label="Prediction for this file",
+                    elem_id="modelsmith_override_prediction",
+                )
+            )
+            self.ztsnr = unsaved(
+                gr.Radio(
+                    choices=list(OVERRIDE_ZTSNR.values()),
+                    value="automatic",
+                    label="Zero terminal SNR for this file",
+                    elem_id="modelsmith_override_ztsnr",
+                )
+            )
+            self.saved = gr.HTML("", elem_id="modelsmith_override_saved")
+        self.panel = panel
+
+    def _connect(self) -> None:
+        shown = [self.page, self.raw, self.panel, self.prediction, self.ztsnr, self.saved]
+        listen(self.file.change, self.choose, [self.file], shown)
+        listen(self.upload.change, self.drop, [self.upload], shown)
+        listen(self.refresh.click, self.refresh_files, [], [self.file])
+        for radio in (self.prediction, self.ztsnr):
+            listen(radio.input, self.save_override, [self.file, self.prediction, self.ztsnr], [self.page, self.saved])
+        self.outputs = shown
+
+    def refresh_files(self) -> Any:
+        """Look for new files and offer them."""
+        self.host.refresh_checkpoints()
+        return gr.update(choices=all_labels(self.host))
+
+    def page_of(self, path: Path, file: ModelFile | None) -> Page:
+        """The page of one file; a bad file has a page that says so."""
+        report = identify(path)
+        known = self.host.cached_sha256(file) if file else None
+        status = loaded_line(self.host.status(), str(path), self.tr) if file else ""
+        html = report_html(report, self.tr, place=str(path) if file else "", sha256=known, extra=status)
+        own = self.can_override and file is not None and file.kind == "checkpoint" and report.error is None
+        return Page(html, report.to_json(), self.host.override(path) if own else None)
+
+    def choose(self, label: str | None) -> list[Any]:
+        """Show the chosen file."""
+        if not label:
+            return self._updates(Page(empty_html(self.tr(NOTHING_CHOSEN)), None, None))
+        try:
+            file = find_labelled(self.host, label)
+        except ModelsmithError as error:
+            return self._updates(Page(notice("error", error.message, error.remedy), None, None))
+        return self._updates(self.page_of(file.path, file))
+
+    def drop(self, uploaded: Any) -> list[Any]:
+        """Show a file that was dropped in; nothing is shown anew when it is taken away."""
+        path = file_path(uploaded)
+        if path is None:
+            return [gr.update() for _ in range(6)]
+        return self._updates(self.page_of(Path(path), None))
+
+    def save_override(self, label: str | None, prediction: str, ztsnr: str) -> list[Any]:
+        """Keep the override and show what follows from it."""
+        try:
+            file = find_labelled(self.host, label or "")
+            kept = self.host.override(file.path)
+            chosen = Override.from_json(
+                {
+                    **kept.to_json(),
+                    "prediction": id_of(OVERRIDE_PREDICTIONS, prediction),
+                    "ztsnr": id_of(OVERRIDE_ZTSNR, ztsnr),
+                }
+            )
+            self.host.set_override(file.path, chosen)
+        except ModelsmithError as error:
+            return [gr.update(), notice("error", error.message, error.remedy)]
+        text = self.tr("Saved for this file.") if not chosen.is_auto else self.tr("Back to automatic.")
+        return [self.page_of(file.path, file).html, notice("done", text)]
+
+    def _updates(self, page: Page) -> list[Any]:
+        override = page.override or Override()
+        return [
+            page.html,
+            page.raw,
+            gr.update(visible=page.override is not None),
+            gr.update(value=OVERRIDE_PREDICTIONS[override.prediction]),
+            gr.update(value=OVERRIDE_ZTSNR[override.ztsnr]),
+            "",
+        ]

@@ -1,0 +1,111 @@
+"""What a merge is going to do, what it is doing and what it did, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelsmith.errors import ModelsmithError
+from modelsmith.identify.report import LABELS
+from modelsmith.merge.plan import MergePlan
+from modelsmith.merge.request import MergeProgress, MergeResult
+from modelsmith_webui.tab.html import esc, facts, notice, size_text, tag, text_tag
+from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.words import PREDICTIONS
+
+
+def seconds_text(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
+def failure_html(error: Exception) -> str:
+    """The one clear message: what is wrong and what to do."""
+    if isinstance(error, ModelsmithError):
+        return notice("error", error.message, error.remedy)
+    return notice("error", f"{type(error).__name__}: {error}")
+
+
+def _amounts(plan: MergePlan, tr: Texts) -> str:
+    """The method and its numbers, as "Weighted sum, Alpha 0.5; own block weights"."""
+    values = [
+        f"{tr(parameter.label)} {plan.parts.parameters[parameter.id]:g}"
+        for parameter in plan.method.parameters
+        if parameter.id in plan.parts.parameters
+    ]
+    text = ", ".join([tr(plan.method.label), *values])
+    own = any(plan.request.block_weights.values())
+    return f"{text}; {tr('with block weights')}" if own else text
+
+
+def _outcome(plan: MergePlan, tr: Texts) -> str:
+    """What the result is going to be: architecture, prediction, ZTSNR, precision."""
+    architecture = plan.inputs[0].report.architecture
+    parts = [LABELS.get(architecture, architecture)] if architecture else []
+    parts.append(tr(PREDICTIONS.get(plan.verdict.type, plan.verdict.type)))
+    if plan.verdict.ztsnr:
+        parts.append("ZTSNR")
+    parts.append(plan.request.dtype or plan.inputs[0].report.precision or "")
+    return " · ".join(part for part in parts if part)
+
+
+def plan_html(plan: MergePlan, tr: Texts) -> str:
+    """The summary before the start: what will be made, where, how large, and what to look out for."""
+    models = " ".join(f"{one.letter} = {one.name}" + ("," if one is not plan.inputs[-1] else "") for one in plan.inputs)
+    rows = [
+        (tr("Models"), models),
+        (tr("Method"), _amounts(plan, tr)),
+        (tr("The result will be"), _outcome(plan, tr)),
+        (tr("Written to"), str(plan.request.output)),
+        (tr("Size"), size_text(plan.output_bytes)),
+        (tr("Free disk space"), size_text(plan.free_bytes)),
+    ]
+    notices = "".join(notice(found.level, found.text) for found in plan.notices)
+    return tag("div", text_tag("h4", tr("What will be made")) + facts(rows) + notices, "ms-plan")
+
+
+class ProgressText:
+    """Turns progress into the short line under the bar: bytes, speed and time left."""
+
+    def __init__(self, tr: Texts) -> None:
+        self._tr = tr
+
+    def __call__(self, progress: MergeProgress) -> tuple[float, str]:
+        """The fraction done and the line."""
+        total = max(1, progress.total_bytes)
+        fraction = min(1.0, progress.done_bytes / total)
+        amount = f"{size_text(progress.done_bytes)} / {size_text(progress.total_bytes)}"
+        if progress.seconds < 0.2 or progress.done_bytes == 0:
+            return fraction, amount
+        speed = progress.done_bytes / progress.seconds
+        left = seconds_text((progress.total_bytes - progress.done_bytes) / speed)
+        return fraction, f"{amount} · {size_text(round(speed))}/s · " + self._tr("{time} left", time=left)
+
+
+def reporter(tr: Texts, report: Callable[[float, str], None]) -> Callable[[MergeProgress], None]:
+    text = ProgressText(tr)
+
+    def show(progress: MergeProgress) -> None:
+        report(*text(progress))
+
+    return show
+
+
+def result_html(result: MergeResult, tr: Texts) -> str:
+    """What was made, and how fast."""
+    speed = size_text(round(result.bytes / result.seconds)) + "/s" if result.seconds > 0 else ""
+    rows = [
+        (tr("File"), result.path.name),
+        (tr("Size"), size_text(result.bytes)),
+        (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds), speed) if part)),
+        ("SHA-256", result.sha256 or ""),
+    ]
+    notices = "".join(notice(found.level, found.text) for found in result.notices)
+    return notice("done", tr("Merged. The new file is in the checkpoint list.")) + facts(rows) + notices
+
+
+def formula_html(formula: str, summary: str, tr: Texts) -> str:
+    return tag("div", text_tag("code", formula) + tag("span", esc(tr(summary))), "ms-formula")

@@ -1,0 +1,133 @@
+"""One report as a page for a person: what the file is, what to do, and how that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from modelsmith.identify.report import LABELS, Component, Evidence, Report
+from modelsmith_webui.host import LoadedStatus
+from modelsmith_webui.tab.html import badge, esc, facts, notice, section, size_text, tag, text_tag
+from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.words import EMA, GRADES, KINDS, PREDICTIONS, SAYS, YES_NO
+
+
+def badge_row(report: Report, tr: Texts) -> str:
+    """The badges of a report: the short form that also stands beside the checkpoint selector."""
+    if report.error is not None:
+        return badge(tr(KINDS["unsafe" if report.kind == "unsafe" else "unknown"]), "ms-bad")
+    parts = [badge(part, "ms-main" if index == 0 else "") for index, part in enumerate(report.badge().split(" · "))]
+    if report.prediction.conflict:
+        parts.append(badge(tr("contradicts itself"), "ms-bad"))
+    elif report.warnings:
+        parts.append(badge(tr("see warnings"), "ms-warn"))
+    return "".join(part for part in parts if part)
+
+
+def _head(report: Report, tr: Texts, place: str) -> str:
+    kind = text_tag("span", tr(KINDS.get(report.kind, report.kind)), "ms-kind")
+    title = text_tag("div", report.file, "ms-title") + tag("div", kind + badge_row(report, tr), "ms-badges")
+    return tag("header", title + (text_tag("div", place, "ms-path") if place else ""), "ms-report-head")
+
+
+def _evidence(evidence: Evidence, tr: Texts) -> str:
+    grade = text_tag("span", tr(GRADES[evidence.grade]), f"ms-grade ms-grade-{evidence.grade}")
+    says = text_tag("span", tr(SAYS.get(evidence.says, evidence.says)), "ms-says")
+    source = text_tag("code", evidence.source)
+    return tag("li", grade + says + tag("span", source + " " + text_tag("span", evidence.detail), "ms-why"))
+
+
+def _prediction(report: Report, tr: Texts) -> str:
+    found = report.prediction
+    rows = [
+        (tr("Prediction"), tr(PREDICTIONS.get(found.type, found.type))),
+        (tr("Zero terminal SNR"), tr(YES_NO[found.zero_terminal_snr])),
+    ]
+    inner = facts(rows)
+    if found.conflict:
+        inner += notice("warning", tr("The file contradicts itself about its prediction type."))
+    lines = "".join(_evidence(evidence, tr) for evidence in found.evidence)
+    inner += tag("ul", lines, "ms-evidence") if lines else text_tag("p", tr("The file itself says nothing."), "ms-dim")
+    return section(tr("Prediction and how it is known"), inner, "ms-prediction")
+
+
+def _component_row(component: Component, tr: Texts) -> str:
+    state = "" if component.complete is None else tr("complete") if component.complete else tr("incomplete")
+    if component.complete is False and component.expected:
+        missing = tr("{missing} of {expected} tensors missing", missing=component.missing, expected=component.expected)
+        state = f"{state}: {missing}"
+    precision = component.precision + (f" · {component.quantization}" if component.quantization else "")
+    name = component.name + (f" · {component.known_as}" if component.known_as else "")
+    cells = text_tag("td", name) + tag("td", badge(precision, f"ms-p-{component.precision.split('_')[0]}"))
+    cells += text_tag("td", size_text(component.bytes) if component.bytes else "", "ms-number")
+    return tag("tr", cells + text_tag("td", state, "ms-incomplete" if component.complete is False else ""))
+
+
+def _components(components: Iterable[Component], tr: Texts) -> str:
+    rows = "".join(_component_row(component, tr) for component in components)
+    if not rows:
+        return ""
+    head = "".join(text_tag("th", tr(name)) for name in ("Part", "Precision", "Size", "State"))
+    table = tag("table", tag("thead", tag("tr", head)) + tag("tbody", rows), "ms-parts")
+    return section(tr("Parts"), table)
+
+
+def architecture_text(report: Report, tr: Texts) -> str:
+    """The architecture's name; where the header does not decide, all that fit."""
+    if report.architecture:
+        return LABELS.get(report.architecture, report.architecture)
+    names = ", ".join(LABELS.get(name, name) for name in report.candidates)
+    return tr("one of: {names}", names=names) if names else tr("unknown")
+
+
+def _facts(report: Report, tr: Texts, sha256: str | None) -> str:
+    rows = [
+        (tr("Architecture"), architecture_text(report, tr)),
+        (tr("Variant"), report.variant or ""),
+        (tr("Layout"), report.layout or ""),
+        (tr("Size"), size_text(report.size) if report.size else ""),
+        (tr("Precision"), report.precision or ""),
+        (tr("Quantization"), report.quantization or ""),
+        (tr("Input channels"), str(report.in_channels or "")),
+        (tr("EMA"), tr(EMA[report.ema]) if report.ema != "none" else ""),
+        (tr("Tensors"), str(report.tensors or "")),
+        (tr("SHA-256 (known to the host)"), sha256 or ""),
+    ]
+    return section(tr("File"), facts(rows))
+
+
+def _messages(report: Report, tr: Texts) -> str:
+    inner = "".join(notice("warning", message.text(tr.message_language)) for message in report.warnings)
+    return inner + "".join(notice("info", message.text(tr.message_language)) for message in report.advice)
+
+
+def loaded_line(status: LoadedStatus | None, report_path: str, tr: Texts) -> str:
+    """What the model in memory was set to, when it is the file of this page."""
+    if status is None or str(status.path) != report_path or status.decision.prediction is None:
+        return ""
+    parts = [tr(PREDICTIONS[status.decision.prediction]), tr("ZTSNR on") if status.decision.ztsnr else tr("ZTSNR off")]
+    if status.sigma_max:
+        parts.append(f"σ max {status.sigma_max:.2f}")
+    if status.config:
+        parts.append(status.config)
+    return notice("done" if status.applied else "info", tr("In memory now: {state}", state=", ".join(parts)))
+
+
+def report_html(report: Report, tr: Texts, *, place: str = "", sha256: str | None = None, extra: str = "") -> str:
+    """The whole page. ``place`` is where the file lies, ``extra`` is HTML shown under the head."""
+    head = _head(report, tr, place)
+    if report.error is not None:
+        return tag("article", head + notice("error", report.error) + _messages(report, tr), "ms-report")
+    body = extra + _messages(report, tr)
+    columns = tag("div", _prediction(report, tr) + _components(report.components, tr), "ms-column")
+    columns += tag("div", _facts(report, tr, sha256) + _metadata(report, tr), "ms-column")
+    return tag("article", head + body + tag("div", columns, "ms-columns"), "ms-report")
+
+
+def _metadata(report: Report, tr: Texts) -> str:
+    rows = [(key, value if len(value) <= 200 else value[:200] + " …") for key, value in report.metadata.items()]
+    return section(tr("Metadata"), facts(rows)) if rows else ""
+
+
+def empty_html(text: str) -> str:
+    """The page while nothing is chosen."""
+    return tag("div", esc(text), "ms-empty")

@@ -1,0 +1,43 @@
+"""Puts the views together into the tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from modelsmith_webui.api import PAGE_TOKEN
+from modelsmith_webui.host import Host
+from modelsmith_webui.tab.html import tag
+from modelsmith_webui.tab.inspect_view import InspectView
+from modelsmith_webui.tab.library_view import LibraryView
+from modelsmith_webui.tab.merge_view import MergeView
+from modelsmith_webui.tab.texts import Texts
+
+
+def _page(host: Host) -> str:
+    """What the script in the page needs to know; shown to nobody."""
+    return tag("div", "", "ms-page", data_token=PAGE_TOKEN, data_host=host.name, hidden="hidden")
+
+
+def add_views(host: Host) -> None:
+    """Add the tab's views to the gr.Blocks that is being built."""
+    tr = Texts(host.language)
+    inspect, merge = InspectView(host, tr), MergeView(host, tr)
+    gr.HTML(_page(host), elem_id="modelsmith_page", visible=True)
+    with gr.Tabs(elem_id="modelsmith_views") as views:
+        with gr.Tab("Inspect", id="inspect", elem_id="modelsmith_view_inspect"):
+            inspect.build()
+        with gr.Tab("Merge", id="merge", elem_id="modelsmith_view_merge"):
+            merge.build()
+        with gr.Tab("Library", id="library", elem_id="modelsmith_view_library") as library_tab:
+            library = LibraryView(host, tr, inspect)
+            library.build()
+    library.connect(library_tab, views)
+
+
+def build_tab(host: Host, **options: Any) -> gr.Blocks:
+    """The tab for ``on_ui_tabs``, or the whole page of the standalone app. ``options`` go to gr.Blocks."""
+    with gr.Blocks(analytics_enabled=False, **options) as blocks:
+        add_views(host)
+    return blocks
