@@ -33,6 +33,14 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
+def _no_items() -> dict[object, object]:
+    return {}
+
+
+def _no_values() -> list[object]:
+    return []
+
+
 @dataclass(eq=False)
 class Opaque:
     """What a call or a class would have made: the callable, its arguments and the state set afterwards."""
@@ -40,8 +48,8 @@ class Opaque:
     maker: object
     arguments: object
     state: object = None
-    items: dict[object, object] = field(default_factory=dict)
-    values: list[object] = field(default_factory=list)
+    items: dict[object, object] = field(default_factory=_no_items)
+    values: list[object] = field(default_factory=_no_values)
 
 
 @dataclass(eq=False)

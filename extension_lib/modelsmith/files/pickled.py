@@ -220,6 +220,11 @@ def _walk(root: object) -> Iterator[tuple[str, object]]:
             pending.extend((f"{joint}{key}"[:500], item, depth + 1) for key, item in reversed(items))
 
 
+def _arguments(value: Opaque) -> tuple[object, ...]:
+    given = value.arguments
+    return cast("tuple[object, ...]", given) if isinstance(given, tuple) else ()
+
+
 def _is_rebuild(value: Opaque) -> bool:
     return isinstance(value.maker, Global) and value.maker.name.startswith("_rebuild_")
 
@@ -246,8 +251,8 @@ def _tensor(value: object, places: Mapping[str, _Place]) -> TensorInfo | None:
 
 
 def _shape(value: object) -> tuple[int, ...]:
-    if isinstance(value, Opaque) and isinstance(value.arguments, tuple) and value.arguments:  # torch.Size([...])
-        value = cast("tuple[object, ...]", value.arguments)[0]
+    if isinstance(value, Opaque) and (given := _arguments(value)):  # torch.Size([...])
+        value = given[0]
     if not isinstance(value, (tuple, list)) or len(cast("list[object]", value)) > 32:
         raise _Missing("a tensor in it has no shape")
     sides = tuple(cast("list[object]", value))
@@ -344,9 +349,10 @@ def _legacy_places(path: Path, data: Buffer, position: int, keys: object, value:
 
 def _note_width(item: object, widths: dict[str, int]) -> None:
     for _ in range(4):
-        if not isinstance(item, Opaque) or not isinstance(item.arguments, tuple) or not item.arguments:
+        given = _arguments(item) if isinstance(item, Opaque) else ()
+        if not given:
             return
-        first = cast("tuple[object, ...]", item.arguments)[0]
+        first = given[0]
         if isinstance(first, Persistent):
             dtype, key, _, _ = _storage(first)
             widths[key] = _SIZES[dtype]

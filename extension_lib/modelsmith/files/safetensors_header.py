@@ -6,7 +6,7 @@ import gc
 import json
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -95,7 +95,7 @@ def _short_int(text: str) -> int:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_collection() -> Generator[None]:
     """Parsing makes thousands of containers and no cycles; the collector would walk them over and over."""
     was_on = gc.isenabled()
     gc.disable()
@@ -143,7 +143,7 @@ def _read_entries(path: Path, entries: dict[str, Any], base: int) -> dict[str, T
     """
     tensors: dict[str, TensorInfo] = {}
     known: dict[tuple[object, ...], tuple[str, tuple[int, ...], int | None]] = {}
-    make = tuple.__new__
+    make: Callable[[type[TensorInfo], tuple[object, ...]], TensorInfo] = tuple.__new__  # pyright: ignore
     for name, entry in entries.items():
         try:
             start, end = entry["data_offsets"]

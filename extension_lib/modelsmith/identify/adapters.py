@@ -247,7 +247,9 @@ def _transformer_bases(text: str, flat: Mapping[str, TensorInfo]) -> tuple[str, 
     if re.search(r"(^|_)(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN)", text, re.M):
         width = _width(flat, r"layers_\d+_(attention_(qkv|to_q|to_k|to_v)|feed_forward_(w1|w3))")
         return {2304: ("lumina2",), 3840: ("z-image",)}.get(width or 0, ("lumina2", "z-image"))
-    if (re.search(r"blocks_\d+_self_attn_(q|k|v|o)(_|$)", text, re.M) and "_ffn_" in text) or "_cross_attn_k_img" in text:
+    if (
+        re.search(r"blocks_\d+_self_attn_(q|k|v|o)(_|$)", text, re.M) and "_ffn_" in text
+    ) or "_cross_attn_k_img" in text:
         return ("wan",)
     if re.search(r"blocks_\d+_(self_attn|cross_attn)_(q|k|v|o)_(lora|hada|lokr|diff|alpha)", text):
         return ("wan",)
@@ -273,7 +275,7 @@ _CONTEXT_BASES: Mapping[int, tuple[str, ...]] = {
 
 def _unet_bases(text: str, flat: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     width = _width(flat, r"attn2_(to_k|to_v)")
-    if width in _CONTEXT_BASES:
+    if width is not None and width in _CONTEXT_BASES:
         return _CONTEXT_BASES[width]
     if "lora_te2_" in text or re.search(r"transformer_blocks_[2-9]_", text):
         return ("sdxl",)

@@ -187,11 +187,7 @@ def _from_schedule(header: FileHeader) -> list[Evidence]:
         values = read_values(header, name, 40_000)
     except BadFileError:
         return []
-    if (
-        len(values) < 10
-        or not 0.9 < values[0] <= 1
-        or not all(a >= b for a, b in zip(values, values[1:], strict=False))
-    ):
+    if len(values) < 10 or not 0.9 < values[0] <= 1 or any(values[i] < values[i + 1] for i in range(len(values) - 1)):
         return []
     last = values[-1]
     if 0 <= last < _ZTSNR_LIMIT:
