@@ -50,7 +50,9 @@
     }
 
     window.modelsmithSubmit = function() {
-        const args = Array.from(arguments);
+        // gradio hands over the values of the outputs too; only the inputs are to be sent back.
+        const wanted = Number(pageData().mergeInputs);
+        const args = Array.from(arguments).slice(0, wanted || undefined);
         if (typeof requestProgress !== "function" || typeof randomId !== "function") return args;
         const id = randomId();
         const place = byId("modelsmith_progress");

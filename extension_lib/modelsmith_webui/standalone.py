@@ -49,7 +49,12 @@ def build_app(host: StandaloneHost, password: str | None = None) -> Any:
     app.add_api_route("/modelsmith/progress", progress, methods=["POST"], include_in_schema=False)
     add_routes(app, host)
     # Fonts of the system: a local app asks no other machine for anything.
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(
+        primary_hue="indigo",
+        secondary_hue="indigo",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
     blocks = build_tab(host, title="Modelsmith", theme=theme)
     blocks.queue()
     app = gr.mount_gradio_app(app, blocks, path="/")

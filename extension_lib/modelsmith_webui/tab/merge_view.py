@@ -54,6 +54,7 @@ class MergeView:
             with gr.Row(elem_classes=["ms-row", "ms-merge-columns"]):
                 with gr.Column(scale=4, min_width=360, elem_id="modelsmith_merge_left"):
                     self._build_models()
+                    self._build_target()
                 with gr.Column(scale=5, min_width=420, elem_id="modelsmith_merge_right"):
                     self._build_weights()
             self._build_output()
@@ -121,24 +122,25 @@ class MergeView:
                 )
             )
 
-    def _build_output(self) -> None:
-        with gr.Row(elem_classes=["ms-row"], elem_id="modelsmith_output"):
-            self.name = unsaved(
-                gr.Textbox(
-                    value="",
-                    label="Name of the new file",
-                    placeholder="empty: a name made from the models",
-                    max_lines=1,
-                    elem_id="modelsmith_output_name",
-                    scale=5,
-                )
+    def _build_target(self) -> None:
+        self.name = unsaved(
+            gr.Textbox(
+                value="",
+                label="Name of the new file",
+                placeholder="empty: a name made from the models",
+                max_lines=1,
+                elem_id="modelsmith_output_name",
             )
-            self.precision = gr.Radio(
+        )
+        with gr.Row(elem_classes=["ms-row"], elem_id="modelsmith_output"):
+            self.precision = gr.Dropdown(
                 choices=list(PRECISIONS), value="as model A", label="Output precision", elem_id="modelsmith_precision"
             )
             self.overwrite = unsaved(
                 gr.Checkbox(value=False, label="Replace an existing file", elem_id="modelsmith_overwrite")
             )
+
+    def _build_output(self) -> None:
         self.mix = unsaved(
             gr.Dropdown(
                 choices=[STOP_AT_MIX, *CHOICES.values()],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import PurePath
 
 from modelsmith.identify.report import LABELS, Component, Evidence, Report
 from modelsmith_webui.host import LoadedStatus
 from modelsmith_webui.tab.html import badge, esc, facts, notice, section, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
-from modelsmith_webui.tab.words import EMA, GRADES, KINDS, PREDICTIONS, SAYS, YES_NO
+from modelsmith_webui.tab.words import EMA, GRADES, KINDS, PARTS, PREDICTIONS, SAYS, YES_NO
 
 
 def badge_row(report: Report, tr: Texts) -> str:
@@ -25,7 +26,9 @@ def badge_row(report: Report, tr: Texts) -> str:
 
 def _head(report: Report, tr: Texts, place: str) -> str:
     kind = text_tag("span", tr(KINDS.get(report.kind, report.kind)), "ms-kind")
-    title = text_tag("div", report.file, "ms-title") + tag("div", kind + badge_row(report, tr), "ms-badges")
+    title = text_tag("div", PurePath(report.file).name, "ms-title") + tag(
+        "div", kind + badge_row(report, tr), "ms-badges"
+    )
     return tag("header", title + (text_tag("div", place, "ms-path") if place else ""), "ms-report-head")
 
 
@@ -56,19 +59,28 @@ def _component_row(component: Component, tr: Texts) -> str:
         missing = tr("{missing} of {expected} tensors missing", missing=component.missing, expected=component.expected)
         state = f"{state}: {missing}"
     precision = component.precision + (f" · {component.quantization}" if component.quantization else "")
-    name = component.name + (f" · {component.known_as}" if component.known_as else "")
+    words = [tr(PARTS.get(component.name, component.name))]
+    words += [LABELS.get(component.architecture, component.architecture)] if component.architecture else []
+    name = " · ".join([*words, component.known_as] if component.known_as else words)
     cells = text_tag("td", name) + tag("td", badge(precision, f"ms-p-{component.precision.split('_')[0]}"))
     cells += text_tag("td", size_text(component.bytes) if component.bytes else "", "ms-number")
     return tag("tr", cells + text_tag("td", state, "ms-incomplete" if component.complete is False else ""))
 
 
-def _components(components: Iterable[Component], tr: Texts) -> str:
-    rows = "".join(_component_row(component, tr) for component in components)
-    if not rows:
+def _components(components: Sequence[Component], tr: Texts) -> str:
+    if not components:
         return ""
-    head = "".join(text_tag("th", tr(name)) for name in ("Part", "Precision", "Size", "State"))
-    table = tag("table", tag("thead", tag("tr", head)) + tag("tbody", rows), "ms-parts")
-    return section(tr("Parts"), table)
+    total = sum(component.bytes for component in components)
+    shares = "".join(
+        tag("div", style=f"flex:{component.bytes} 1 0", title=f"{tr(PARTS.get(component.name, component.name))}")
+        for component in components
+        if component.bytes
+    )
+    chart = tag("div", shares, "ms-share") if total and len(components) > 1 else ""
+    names = (("Part", ""), ("Precision", ""), ("Size", "ms-number"), ("State", ""))
+    head = "".join(text_tag("th", tr(name), css) for name, css in names)
+    rows = "".join(_component_row(component, tr) for component in components)
+    return section(tr("Parts"), chart + tag("table", tag("thead", tag("tr", head)) + tag("tbody", rows), "ms-parts"))
 
 
 def architecture_text(report: Report, tr: Texts) -> str:

@@ -15,16 +15,16 @@ from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.texts import Texts
 
 
-def _page(host: Host) -> str:
+def _page(host: Host, merge_inputs: int) -> str:
     """What the script in the page needs to know; shown to nobody."""
-    return tag("div", "", "ms-page", data_token=PAGE_TOKEN, data_host=host.name, hidden="hidden")
+    data: dict[str, object] = {"data_token": PAGE_TOKEN, "data_host": host.name, "data_merge_inputs": merge_inputs}
+    return tag("div", "", "ms-page", hidden="hidden", **data)
 
 
 def add_views(host: Host) -> None:
     """Add the tab's views to the gr.Blocks that is being built."""
     tr = Texts(host.language)
     inspect, merge = InspectView(host, tr), MergeView(host, tr)
-    gr.HTML(_page(host), elem_id="modelsmith_page", visible=True)
     with gr.Tabs(elem_id="modelsmith_views") as views:
         with gr.Tab("Inspect", id="inspect", elem_id="modelsmith_view_inspect"):
             inspect.build()
@@ -34,6 +34,8 @@ def add_views(host: Host) -> None:
             library = LibraryView(host, tr, inspect)
             library.build()
     library.connect(library_tab, views)
+    # The task's id comes before the fields.
+    gr.HTML(_page(host, 1 + len(merge.inputs)), elem_id="modelsmith_page")
 
 
 def build_tab(host: Host, **options: Any) -> gr.Blocks:

@@ -34,6 +34,8 @@ GRADES: Mapping[str, str] = {
     "default": "assumed",
 }
 
+PARTS: Mapping[str, str] = {"diffusion_model": "Diffusion model", "vae": "VAE", "text_encoder": "Text encoder"}
+
 # What a piece of evidence speaks for, beside the prediction types.
 SAYS: Mapping[str, str] = {**PREDICTIONS, "ztsnr": "ZTSNR", "no_ztsnr": "no ZTSNR"}
 

@@ -1,0 +1,104 @@
+"""Finds every English string that the tab can show, in the places where such strings stand."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modelsmith.merge.blocks import LAYOUTS, PLAIN
+from modelsmith.merge.guard import CHOICES
+from modelsmith_webui.tab import words
+from modelsmith_webui.tab.library_page import COLUMNS
+from modelsmith_webui.tab.merge_form import STOP_AT_MIX, all_parameters, methods
+
+ROOT = Path(__file__).resolve().parents[2]
+WEBUI = ROOT / "extension_lib" / "modelsmith_webui"
+SCRIPTS = (ROOT / "javascript" / "modelsmith.js", WEBUI / "assets" / "standalone.js")
+
+# The same in every language: names of formats, models and numbers.
+UNTRANSLATED = frozenset(
+    {"VAE", "LoRA", "ControlNet", "EDM", "ZTSNR", "Cascade", "fp16", "bf16", "fp32", "SHA-256", "EMA", "Modelsmith"}
+    | {"Alpha", "Beta", "epsilon", "Text encoder CLIP-L", "Text encoder CLIP-G"}
+)
+
+
+def calls_of_tr() -> Iterator[str]:
+    """What the Python of the tab gives to ``tr(...)``: literals, and constants of the same module."""
+    for path in sorted(WEBUI.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name not in ("tr", "_tr"):
+                continue
+            given = [node.args[0].body, node.args[0].orelse] if isinstance(node.args[0], ast.IfExp) else [node.args[0]]
+            for value in given:
+                if isinstance(value, ast.Constant):
+                    yield str(value.value)
+                elif isinstance(value, ast.Name) and value.id in constants:
+                    yield str(constants[value.id])
+
+
+def settings_strings() -> Iterator[str]:
+    """Labels and explanations of the settings: the literals of ``add(NAME, "label", "info")`` and of the section."""
+    for node in ast.walk(ast.parse((WEBUI / "settings.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "add":
+            yield from (str(arg.value) for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def script_strings() -> Iterator[str]:
+    """What the scripts translate or put into the page themselves."""
+    for path in SCRIPTS:
+        text = path.read_text(encoding="utf-8")
+        yield from re.findall(r'\btr\("([^"]+)"\)', text)
+        yield from re.findall(r'this\.tool\(tools, "([^"]+)"', text)
+        yield from re.findall(r'\.title = "([^"]+)"', text)
+
+
+def component_strings(config: dict[str, Any]) -> Iterator[str]:
+    """Labels, placeholders, choices and button texts of the built page."""
+    for component in config["components"]:
+        props = component["props"]
+        for key in ("label", "placeholder", "info"):
+            if isinstance(props.get(key), str) and props[key]:
+                yield props[key]
+        if component["type"] == "button":
+            yield props["value"]
+        if component["type"] == "radio":
+            yield from (choice[0] if isinstance(choice, (list, tuple)) else choice for choice in props["choices"])
+
+
+def table_strings() -> Iterator[str]:
+    """The words behind the library's ids, and what the registries bring."""
+    for table in (words.KINDS, words.PREDICTIONS, words.GRADES, words.SAYS, words.YES_NO, words.EMA, words.PARTS):
+        yield from table.values()
+    for labels in (words.OVERRIDE_PREDICTIONS.values(), words.OVERRIDE_ZTSNR.values(), words.PRECISIONS):
+        yield from labels
+    yield from COLUMNS
+    yield from ("Part", "Precision", "Size", "State")
+    yield from (STOP_AT_MIX, *CHOICES.values())
+    for spec in methods().values():
+        yield from (spec.label, spec.summary)
+    yield from (parameter.label for parameter in all_parameters().values())
+    for layout in (*LAYOUTS.values(), PLAIN):
+        shown = [layout.block(name).label for name in layout.positional]
+        yield from (re.sub(r" \d+$", "", label) for label in shown)
+
+
+def every_string(config: dict[str, Any]) -> set[str]:
+    """All of it, without what is the same in every language."""
+    found: set[str] = set()
+    for source in (calls_of_tr(), settings_strings(), script_strings(), component_strings(config), table_strings()):
+        found.update(source)
+    return {text for text in found if text not in UNTRANSLATED and re.search(r"[A-Za-z]{2}", text)}
