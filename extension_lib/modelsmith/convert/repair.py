@@ -1,0 +1,319 @@
+"""What is wrong with a model, what would be done about it, and doing it.
+
+Every check gives findings; each finding carries its evidence and, where it can be mended, a change of the model.
+Looking (a dry run) and mending are the same code up to that last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from modelsmith.convert.components import UNET_PREFIX, VAE_PREFIX, family_of, find_vae, put_in
+from modelsmith.convert.encoders import PLACES, find_encoders
+from modelsmith.convert.model import Model, open_model
+from modelsmith.convert.nodes import Constant, whole
+from modelsmith.errors import UsageError
+from modelsmith.files.dtypes import count
+from modelsmith.identify import Report
+
+_POSITIONS = ".position_ids"
+_LONGEST = 4096
+# The oldest SD1 files, NovelAI's among them, lack "text_model." (A1111 modules/sd_models.py).
+_OLD_TEXT = ("embeddings.", "encoder.", "final_layer_norm.")
+_TEXT_PREFIXES = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault. what: the fault. evidence: how it is known. remedy: what is done, empty where nothing can be."""
+
+    id: str
+    what: str
+    evidence: str
+    remedy: str
+    apply: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """prediction: what a user knows better than the file, ``v``, ``v+ztsnr`` or ``epsilon``; markers follow it.
+
+    complete_from: a file that gives the missing text encoder or VAE.
+    """
+
+    prediction: str | None = None
+    complete_from: Path | None = None
+
+
+def find_faults(model: Model, report: Report, options: RepairOptions | None = None) -> list[Finding]:
+    """Look for every fault that is known here. report: what :func:`modelsmith.identify.identify` said of the file.
+
+    Nothing is changed; :func:`mend` does that. Raises UsageError for an unknown prediction.
+    """
+    chosen = options or RepairOptions()
+    return [
+        *_names(model),
+        *_positions(model),
+        *_markers(model, report, chosen.prediction),
+        *_metadata(model, report, chosen.prediction),
+        *_duplicates(model),
+        *_missing(model, chosen.complete_from),
+    ]
+
+
+def mend(model: Model, findings: list[Finding]) -> int:
+    """Apply every finding that can be mended, in order, and return how many were."""
+    done = 0
+    for finding in findings:
+        if finding.apply is not None:
+            finding.apply()
+            model.notes.append(f"{finding.what}: {finding.remedy}")
+            done += 1
+    return done
+
+
+def _names(model: Model) -> list[Finding]:
+    """Text encoders saved without ``text_model.``; prefixes of other tools in front of everything."""
+    renames: dict[str, str] = {}
+    for prefix in _TEXT_PREFIXES:
+        for name in model.tensors:
+            rest = name[len(prefix) :]
+            if name.startswith(prefix) and rest.startswith(_OLD_TEXT):
+                renames[name] = f"{prefix}text_model.{rest}"
+    if not renames:
+        return []
+    clash = [old for old, new in renames.items() if new in model.tensors]
+    example = next(iter(renames))
+
+    def apply() -> None:
+        if clash:
+            for old in renames:
+                model.tensors.pop(old, None)
+        else:
+            model.tensors = {renames.get(name, name): node for name, node in model.tensors.items()}
+
+    how = "dropped, since the file has them under the full names too" if clash else "renamed"
+    return [
+        Finding(
+            "text-model",
+            f"{len(renames)} text encoder tensors lack text_model. in their names (NovelAI's and other early files)",
+            f"for instance {example}",
+            how,
+            apply,
+        )
+    ]
+
+
+def _positions(model: Model) -> list[Finding]:
+    """``position_ids`` must be the whole numbers from 0 on, as I64."""
+    found: list[Finding] = []
+    for name, node in list(model.tensors.items()):
+        if not name.endswith(_POSITIONS) or len(node.shape) not in (1, 2) or not 0 < count(node.shape) <= _LONGEST:
+            continue
+        values = whole(node).double().reshape(-1)
+        right = torch.arange(len(values), dtype=torch.float64)
+        as_read = torch.where(values.isfinite(), values.trunc(), -1.0)  # what a host makes of them
+        wrong = int((as_read != right).sum())
+        if node.dtype == "I64" and not wrong:
+            continue
+        shape = node.shape
+
+        def apply(name: str = name, shape: tuple[int, ...] = shape) -> None:
+            model.tensors[name] = Constant(torch.arange(count(shape)).reshape(shape))
+
+        what, evidence = _position_story(name, node.dtype, wrong, values)
+        found.append(Finding("position-ids", what, evidence, f"set to 0 … {len(right) - 1} as int64", apply))
+    return found
+
+
+def _position_story(name: str, kind: str, wrong: int, values: torch.Tensor) -> tuple[str, str]:
+    """Say which merge did it: before January 2023 Add difference made the ids float32 (A1111 PR 6728)."""
+    whole_numbers = bool((values == values.round()).all())
+    if kind == "F32" and not wrong and whole_numbers:
+        return (
+            f"{name} is float32, the mark of an Add difference merge before January 2023",
+            "its values are right, but a host or a further merge will round them",
+        )
+    if wrong:
+        first = int((values.trunc() != torch.arange(len(values), dtype=torch.float64)).nonzero()[0])
+        how = "merged as floats and cut to whole numbers" if kind == "I64" else f"merged as floats and left as {kind}"
+        return (
+            f"{name} was {how}: {wrong} of {len(values)} positions are wrong",
+            f"the first is position {first}, which holds {float(values[first]):g}",
+        )
+    return f"{name} is {kind} instead of I64", "its values are right when cut to whole numbers"
+
+
+def _wanted(report: Report, told: str | None) -> tuple[str, bool] | None:
+    """Prediction and zero terminal SNR that the file should state; None where that is not known well enough."""
+    if told is not None:
+        known = {"v": ("v_prediction", False), "v+ztsnr": ("v_prediction", True), "epsilon": ("epsilon", False)}
+        if told not in known:
+            raise UsageError(f"the prediction {told!r} is unknown", f"Write one of {', '.join(known)}")
+        return known[told]
+    strong = [piece for piece in report.prediction.evidence if piece.grade in ("proof", "strong")]
+    if report.prediction.conflict or report.prediction.type not in ("epsilon", "v_prediction"):
+        return None
+    decided = any(piece.says == report.prediction.type for piece in strong)
+    default = report.prediction.type == "epsilon" and any(p.grade == "default" for p in report.prediction.evidence)
+    if not decided and not default:
+        return None
+    return report.prediction.type, report.prediction.zero_terminal_snr is True
+
+
+def _evidence(report: Report, told: str | None, says: str) -> str:
+    if told is not None:
+        return f"you said so ({told})"
+    pieces = [f"{p.source}: {p.detail} ({p.grade})" for p in report.prediction.evidence if p.says == says]
+    return "; ".join(pieces) or "no evidence for it in the file"
+
+
+def _markers(model: Model, report: Report, told: str | None) -> list[Finding]:
+    """Markers missing from SDXL v models, stray ones on others, and ones hidden under the model's prefix."""
+    found: list[Finding] = []
+    for name in ("v_pred", "ztsnr"):
+        hidden = UNET_PREFIX + name
+        if hidden in model.tensors:
+            found.append(_moved_marker(model, hidden, name))
+    present = {name for name in ("v_pred", "ztsnr") if name in model.tensors or UNET_PREFIX + name in model.tensors}
+    if report.prediction.conflict and told is None:
+        told_by = "; ".join(f"{p.source}: {p.detail} says {p.says}" for p in report.prediction.evidence)
+        found.append(Finding("prediction-conflict", "the evidence about the prediction disagrees", told_by, ""))
+        return found
+    wanted = _wanted(report, told)
+    if wanted is None or report.kind not in ("checkpoint", "diffusion_model"):
+        return found
+    prediction, zero = wanted
+    useful = report.architecture == "sdxl" or report.candidates == ("sdxl",)
+    if prediction == "v_prediction":
+        for name, needed in (("v_pred", useful), ("ztsnr", useful and zero)):
+            if needed and name not in present:
+                says = "v_prediction" if name == "v_pred" else "ztsnr"
+                found.append(_added_marker(model, name, _evidence(report, told, says)))
+        return found
+    for name in sorted(present):
+        evidence = _evidence(report, told, "epsilon")
+        found.append(_stray_marker(model, name, f"the model predicts epsilon ({evidence})"))
+    return found
+
+
+def _added_marker(model: Model, name: str, evidence: str) -> Finding:
+    def apply() -> None:
+        model.tensors[name] = Constant(torch.empty(0))  # as ComfyUI and A1111 (PR 16567) write and read it
+
+    return Finding("marker-missing", f"the marker {name} is missing", evidence, "added", apply)
+
+
+def _stray_marker(model: Model, name: str, evidence: str) -> Finding:
+    def apply() -> None:
+        model.tensors.pop(name, None)
+        model.tensors.pop(UNET_PREFIX + name, None)
+
+    return Finding("marker-stray", f"the marker {name} is on a model that it does not fit", evidence, "removed", apply)
+
+
+def _moved_marker(model: Model, hidden: str, name: str) -> Finding:
+    def apply() -> None:
+        node = model.tensors.pop(hidden, None)
+        if node is not None:
+            model.tensors.setdefault(name, node)
+
+    return Finding("marker-hidden", f"the marker {name} stands under the model's prefix, where hosts do not look",
+                   hidden, f"moved to {name}", apply)  # fmt: skip
+
+
+_FIELDS = ("modelspec.prediction_type", "modelspec.predict_key")
+_SPELLED = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+
+
+def _metadata(model: Model, report: Report, told: str | None) -> list[Finding]:
+    """Fields that say another prediction, or another family, than the tensors do."""
+    found: list[Finding] = []
+    wanted = _wanted(report, told)
+    for name in _FIELDS:
+        text = model.metadata.get(name)
+        said = _SPELLED.get((text or "").strip().lower())
+        if wanted is None or text is None or said == wanted[0]:
+            continue
+        right = "v" if wanted[0] == "v_prediction" else "epsilon"
+        evidence = _evidence(report, told, wanted[0])
+        found.append(
+            Finding("metadata-prediction", f"{name} says {text!r}", evidence, f"set to {right!r}",
+                    lambda name=name, right=right: model.metadata.update({name: right}))
+        )  # fmt: skip
+    return [*found, *_metadata_family(model)]
+
+
+def _metadata_family(model: Model) -> list[Finding]:
+    text = model.metadata.get("modelspec.architecture")
+    family = family_of(model.tensors)
+    if text is None or family is None:
+        return []
+    said = text.lower().split("/")[0]
+    fits = {
+        "sd1": ("stable-diffusion-v1",),
+        "sd2": ("stable-diffusion-v2",),
+        "sdxl": ("stable-diffusion-xl-v1-base", "stable-diffusion-xl"),
+        "sdxl-refiner": ("stable-diffusion-xl-v1-refiner", "stable-diffusion-xl"),
+    }[family]
+    if said.startswith(fits):
+        return []
+    evidence = f"the cross attention of its UNet, or its text encoders, are those of {family}"
+    return [
+        Finding("metadata-architecture", f"modelspec.architecture says {text!r}", evidence, "removed",
+                lambda: _forget(model, "modelspec.architecture"))
+    ]  # fmt: skip
+
+
+def _forget(model: Model, name: str) -> None:
+    model.metadata.pop(name, None)
+
+
+def _duplicates(model: Model) -> list[Finding]:
+    """Parts that are there twice under different prefixes: hosts read one and carry the other along."""
+    found: list[Finding] = []
+    for part, kept, spare in (
+        ("VAE", VAE_PREFIX, "vae."),
+        ("text encoder", "cond_stage_model.transformer.", "text_encoders.clip_l.transformer."),
+        ("text encoder", "conditioner.embedders.0.transformer.", "text_encoders.clip_l.transformer."),
+        ("text encoder", "conditioner.embedders.1.model.", "text_encoders.clip_g.transformer."),
+    ):
+        second = [name for name in model.tensors if name.startswith(spare)]
+        if not second or not any(name.startswith(kept) for name in model.tensors):
+            continue
+
+        def apply(second: list[str] = second) -> None:
+            for name in second:
+                model.tensors.pop(name, None)
+                model.quantized.pop(name, None)
+
+        evidence = f"{len(second)} tensors begin with {spare} beside those of {kept}"
+        found.append(Finding("twice", f"the {part} is there twice", evidence, f"the copy under {spare} dropped", apply))
+    return found
+
+
+def _missing(model: Model, donor_path: Path | None) -> list[Finding]:
+    """A checkpoint without VAE or text encoder, and the file to complete it from."""
+    family = family_of(model.tensors)
+    if family is None or not any(name.startswith(UNET_PREFIX) for name in model.tensors):
+        return []
+    lacking: list[str] = [] if find_vae(model.tensors) else ["vae"]
+    present = find_encoders(model.tensors)
+    lacking += [slot for known, slot in PLACES if known == family and slot not in present]
+    found: list[Finding] = []
+    for part in lacking:
+        evidence = f"a {family} checkpoint has one, and none of its tensors are there"
+        if donor_path is None:
+            found.append(Finding("missing", f"the {part} is missing", evidence, ""))
+            continue
+
+        def apply(part: str = part, path: Path = donor_path) -> None:
+            with open_model(path) as donor:
+                put_in(model, donor, part)
+
+        found.append(Finding("missing", f"the {part} is missing", evidence, f"taken from {donor_path.name}", apply))
+    return found

@@ -1,0 +1,167 @@
+"""Repair: every fault is found with its evidence, mended exactly, and nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from convert.helpers import loaded, metadata_of, same_bits, saved, tiny_checkpoint
+from modelsmith.convert.casts import LossBook
+from modelsmith.convert.model import open_model
+from modelsmith.convert.repair import Finding, RepairOptions, find_faults, mend
+from modelsmith.convert.write import write_model
+from modelsmith.errors import UsageError
+from modelsmith.identify import Evidence, Prediction, Report
+
+IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+EPS = Prediction("epsilon", False, False, (Evidence("family", "SD1 models are so", "default", "epsilon"),))
+SD1 = Report("a", kind="checkpoint", architecture="sd1", candidates=("sd1",), prediction=EPS)
+
+
+def _looked(source: Path, target: Path, report: Report, options: RepairOptions | None = None) -> list[Finding]:
+    with open_model(source) as model:
+        findings = find_faults(model, report, options)
+        if mend(model, findings):
+            write_model(model, target, LossBook())
+    return findings
+
+
+def _ids(values: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {**tiny_checkpoint(), IDS: values.reshape(1, 77)}
+
+
+def test_a_sound_file_has_no_faults(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
+    assert _looked(source, tmp_path / "b.safetensors", SD1) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (torch.arange(77.0), "Add difference merge before January 2023"),
+        (((1 - 0.41) * torch.arange(77.0) + 0.41 * torch.arange(77.0)).long(), "cut to whole numbers"),
+        (torch.arange(77.0).half() * 0.58, "left as F16"),
+        (torch.full((77,), torch.nan), "77 of 77"),
+        (torch.arange(77, dtype=torch.int32), "I32 instead of I64"),
+    ],
+)
+def test_position_ids_are_put_right(tmp_path: Path, values: torch.Tensor, says: str) -> None:
+    tensors = _ids(values)
+    if values.dtype == torch.int64:
+        assert int((values != torch.arange(77)).sum()), "the merge must have damaged some"
+    findings = _looked(saved(tmp_path / "a.safetensors", tensors), tmp_path / "b.safetensors", SD1)
+    assert [finding.id for finding in findings] == ["position-ids"]
+    assert says in findings[0].what
+    out = loaded(tmp_path / "b.safetensors")
+    assert same_bits(out.pop(IDS), torch.arange(77).reshape(1, 77))
+    assert all(same_bits(out[name], tensors[name]) for name in out)
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", _ids(torch.arange(77.0)))
+    before = source.read_bytes()
+    with open_model(source) as model:
+        names = list(model.tensors)
+        assert find_faults(model, SD1)
+        assert list(model.tensors) == names and model.tensors[IDS].dtype == "F32"
+    assert source.read_bytes() == before
+
+
+def test_early_text_encoder_names(tmp_path: Path) -> None:
+    tensors = tiny_checkpoint()
+    old = {name.replace("transformer.text_model.", "transformer."): value for name, value in tensors.items()}
+    findings = _looked(saved(tmp_path / "a.safetensors", old), tmp_path / "b.safetensors", SD1)
+    assert [finding.id for finding in findings] == ["text-model"]
+    out = loaded(tmp_path / "b.safetensors")
+    assert set(out) == set(tensors) and all(same_bits(out[name], tensors[name]) for name in tensors)
+
+
+def _sdxl(*evidence: Evidence, zero: bool = False, conflict: bool = False) -> Report:
+    kind = "v_prediction" if any(piece.says == "v_prediction" for piece in evidence) else "epsilon"
+    return Report(
+        "a",
+        kind="checkpoint",
+        architecture="sdxl",
+        candidates=("sdxl",),
+        prediction=Prediction(kind, zero, conflict, evidence),
+    )
+
+
+METADATA_V = Evidence("metadata", "modelspec.prediction_type: v", "strong", "v_prediction")
+YAML_ZERO = Evidence("yaml", "zero terminal SNR: true", "strong", "ztsnr")
+
+
+def test_missing_markers_are_added_with_their_evidence(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
+    findings = _looked(source, tmp_path / "b.safetensors", _sdxl(METADATA_V, YAML_ZERO, zero=True))
+    assert [finding.what for finding in findings] == [f"the marker {name} is missing" for name in ("v_pred", "ztsnr")]
+    assert "modelspec.prediction_type: v" in findings[0].evidence and "yaml" in findings[1].evidence
+    out = loaded(tmp_path / "b.safetensors")
+    assert out["v_pred"].shape == (0,) and out["ztsnr"].shape == (0,)
+    findings = _looked(source, tmp_path / "c.safetensors", _sdxl(METADATA_V))
+    assert len(findings) == 1 and "ztsnr" not in loaded(tmp_path / "c.safetensors")
+
+
+def test_stray_and_hidden_markers(tmp_path: Path) -> None:
+    tensors = {**tiny_checkpoint(), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    findings = _looked(saved(tmp_path / "a.safetensors", tensors), tmp_path / "b.safetensors", SD1)
+    assert [finding.id for finding in findings] == ["marker-stray"] * 2
+    assert not {"v_pred", "ztsnr"} & set(loaded(tmp_path / "b.safetensors"))
+    tensors = {**tiny_checkpoint(), "model.diffusion_model.v_pred": torch.empty(0)}
+    marker = Evidence("marker tensor", "v_pred", "strong", "v_prediction")
+    findings = _looked(saved(tmp_path / "c.safetensors", tensors), tmp_path / "d.safetensors", _sdxl(marker))
+    assert [finding.id for finding in findings] == ["marker-hidden"]
+    out = loaded(tmp_path / "d.safetensors")
+    assert "v_pred" in out and "model.diffusion_model.v_pred" not in out
+
+
+def test_conflicts_are_left_to_the_user(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", {**tiny_checkpoint(), "v_pred": torch.empty(0)},
+                   {"modelspec.prediction_type": "v", "modelspec.title": "x"})  # fmt: skip
+    report = _sdxl(METADATA_V, Evidence("yaml", "scaling EpsScaling", "strong", "epsilon"), conflict=True)
+    findings = _looked(source, tmp_path / "b.safetensors", report)
+    assert [finding.remedy for finding in findings] == [""] and not (tmp_path / "b.safetensors").exists()
+    findings = _looked(source, tmp_path / "c.safetensors", report, RepairOptions(prediction="epsilon"))
+    assert [finding.id for finding in findings] == ["marker-stray", "metadata-prediction"]
+    assert "v_pred" not in loaded(tmp_path / "c.safetensors")
+    assert metadata_of(tmp_path / "c.safetensors") == {"modelspec.prediction_type": "epsilon", "modelspec.title": "x"}
+    with pytest.raises(UsageError, match="ztsnr"):
+        _looked(source, tmp_path / "d.safetensors", report, RepairOptions(prediction="velocity"))
+
+
+def test_metadata_of_another_family(tmp_path: Path) -> None:
+    tensors = {**tiny_checkpoint(), KEY: torch.randn(4, 768)}
+    metadata = {"modelspec.architecture": "stable-diffusion-xl-v1-base"}
+    with open_model(saved(tmp_path / "a.safetensors", tensors, metadata)) as model:
+        findings = find_faults(model, SD1)
+        assert [finding.id for finding in findings] == ["metadata-architecture", "missing", "missing"]
+        assert mend(model, findings) == 1 and model.metadata == {}
+
+
+def test_parts_that_are_missing_come_from_another_file(tmp_path: Path) -> None:
+    width = torch.randn(4, 768)
+    text = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    vae = "first_stage_model.decoder.mid.block_1.conv1.weight"
+    whole = {**tiny_checkpoint(), KEY: width, text: torch.randn(9, 768), vae: torch.randn(2, 2, 3, 3)}
+    bare = {name: value for name, value in whole.items() if name.startswith("model.")}
+    donor = saved(tmp_path / "donor.safetensors", whole)
+    source = saved(tmp_path / "a.safetensors", bare)
+    assert [f.what for f in _looked(source, tmp_path / "x.safetensors", SD1)] == [
+        "the vae is missing",
+        "the clip_l is missing",
+    ]
+    _looked(source, tmp_path / "b.safetensors", SD1, RepairOptions(complete_from=donor))
+    out = loaded(tmp_path / "b.safetensors")
+    assert set(out) == set(whole) - {"alphas_cumprod"}
+    assert all(same_bits(out[name], whole[name]) for name in out)
+
+
+def test_a_second_copy_of_a_part_is_dropped(tmp_path: Path) -> None:
+    tensors = tiny_checkpoint()
+    twice = {**tensors, "vae.decoder.conv_in.weight": torch.randn(3)}
+    findings = _looked(saved(tmp_path / "a.safetensors", twice), tmp_path / "b.safetensors", SD1)
+    assert [finding.id for finding in findings] == ["twice"]
+    assert set(loaded(tmp_path / "b.safetensors")) == set(tensors)
