@@ -158,7 +158,8 @@ class Webui:
         with contextlib.suppress(OSError, WebuiError):
             self.post("/sdapi/v1/server-stop", {}, timeout=5)
         try:
-            self.process.wait(STOP_LIMIT)
+            # Forge closes its server but does not end.
+            self.process.wait(STOP_LIMIT if self.kind == "a1111" else 2.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(STOP_LIMIT)
