@@ -1,0 +1,254 @@
+"""``modelsmith lora bake|extract|merge|info``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from modelsmith.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelsmith.lora.bake import BakeResult
+    from modelsmith.lora.extract import Components
+    from modelsmith.lora.factorise import Method, RankChoice
+    from modelsmith.lora.match import MatchReport
+
+_SPEC_HELP = (
+    "LoRA file, with its strength (1) and block weights (1) if wanted: FILE, FILE:0.8, FILE:0.8:GRAD_V or "
+    "FILE:1:BASE=0.5,IN04=0"
+)
+_LISTED = 10
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add the command and its four subcommands."""
+    parser = subparsers.add_parser("lora", help="bake, extract, merge and describe LoRAs")
+    commands = parser.add_subparsers(dest="lora_command", required=True, metavar="COMMAND")
+    _add_bake(commands.add_parser("bake", help="write a checkpoint with LoRAs in it"))
+    _add_extract(commands.add_parser("extract", help="make a LoRA of what two checkpoints differ in"))
+    _add_merge(commands.add_parser("merge", help="make one LoRA of several, or change the rank of one"))
+    _add_info(commands.add_parser("info", help="say what a LoRA holds and how it fits a checkpoint"))
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
+
+
+def _add_bake(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model", required=True, type=Path, metavar="CHECKPOINT")
+    parser.add_argument("-l", "--lora", required=True, action="append", metavar="LORA", help=_SPEC_HELP)
+    _common(parser)
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="precision of the output (as the checkpoint)")
+    parser.add_argument("--strict", action="store_true", help="stop where any module of a LoRA matches nothing")
+    parser.add_argument("--any-architecture", action="store_true", help="let the shapes alone decide what fits")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run_bake)
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-b", "--base", required=True, type=Path, metavar="CHECKPOINT", help="the model to start from")
+    parser.add_argument("-t", "--tuned", required=True, type=Path, metavar="CHECKPOINT", help="the model to come to")
+    _common(parser)
+    _add_rank(parser, 32)
+    parser.add_argument("--conv-rank", type=int, metavar="N", help="rank of larger kernels (as --rank; 0 leaves out)")
+    parser.add_argument("--clamp", type=float, metavar="Q", help="clamp factors beyond this quantile (kohya: 0.99)")
+    parser.add_argument("--method", choices=("auto", "exact", "random"), default="auto")
+    parser.add_argument("--only", choices=("unet", "text"), help="one part instead of all")
+    parser.add_argument("--differences", action="store_true", help="keep biases and norms too, as full differences")
+    parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help="leave out tensors that change less")
+    parser.set_defaults(run=run_extract)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-l", "--lora", required=True, action="append", metavar="LORA", help="FILE or FILE:STRENGTH")
+    _common(parser)
+    _add_rank(parser, None)
+    parser.set_defaults(run=run_merge)
+
+
+def _add_rank(parser: argparse.ArgumentParser, default: int | None) -> None:
+    parser.add_argument("-r", "--rank", type=int, default=default, metavar="N", help="rank (the most, with --energy)")
+    parser.add_argument("--energy", type=float, metavar="E", help="keep this share (0 to 1) of the sum of squares")
+    parser.add_argument("--seed", type=int, default=0, help="of the random basis")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="precision of the LoRA")
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="LORA")
+    parser.add_argument("-m", "--model", type=Path, metavar="CHECKPOINT", help="say what of it matches this model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.set_defaults(run=run_info)
+
+
+def _write(text: str, stream: str = "stdout") -> None:
+    """Print at once; names that the terminal cannot show must not stop the work."""
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    encoding = target.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=target, flush=True)
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    """A bar where somebody watches, nothing otherwise."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{100 * done // max(total, 1):3d} %", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def run_bake(arguments: argparse.Namespace) -> int:
+    """Bake and say what matched and what did not."""
+    from modelsmith.lora.bake import BakeRequest, bake
+    from modelsmith.lora.spec import parse_spec
+
+    request = BakeRequest(
+        arguments.model,
+        tuple(parse_spec(text) for text in cast("list[str]", arguments.lora)),
+        arguments.output,
+        arguments.dtype,
+        arguments.overwrite,
+        arguments.any_architecture,
+        arguments.strict,
+    )
+    result = bake(request, _progress())
+    if arguments.json:
+        _write(json.dumps(_bake_json(result), ensure_ascii=False))
+        return 0
+    for report in result.reports:
+        _write_match(report)
+    _write(f"{result.path}: {result.changed} tensors changed, {result.bytes:,} bytes in {result.seconds:.1f} s")
+    _write(f"sha256 {result.sha256}")
+    return 0
+
+
+def _bake_json(result: BakeResult) -> dict[str, object]:
+    loras = [
+        {"file": str(report.path), "modules": report.modules, "unmatched": dict(report.unmatched)}
+        for report in result.reports
+    ]
+    return {
+        "path": str(result.path),
+        "sha256": result.sha256,
+        "bytes": result.bytes,
+        "seconds": round(result.seconds, 3),
+        "changed": result.changed,
+        "loras": loras,
+    }
+
+
+def _write_match(report: MatchReport) -> None:
+    """How much matched, and every name that did not."""
+    _write(f"{report.path.name}: {report.modules} modules matched, {len(report.unmatched)} not")
+    for name, reason in report.unmatched.items():
+        _write(f"  not applied: {name} ({reason})")
+
+
+def _choice(arguments: argparse.Namespace, rank: int | None, clamp: float | None = None) -> RankChoice:
+    from modelsmith.lora.factorise import RankChoice
+
+    if rank is None and arguments.energy is None:
+        raise UsageError("neither --rank nor --energy was given")
+    most = rank if rank is not None else 1 << 30
+    method = cast("Method", getattr(arguments, "method", "auto"))
+    return RankChoice(most, arguments.energy, method, clamp, arguments.seed)
+
+
+def run_extract(arguments: argparse.Namespace) -> int:
+    """Extract and say how much of the difference is in it."""
+    from modelsmith.lora.extract import ExtractRequest, extract
+
+    linear = _choice(arguments, arguments.rank, arguments.clamp)
+    conv_rank = arguments.rank if arguments.conv_rank is None else arguments.conv_rank
+    request = ExtractRequest(
+        arguments.base,
+        arguments.tuned,
+        arguments.output,
+        linear,
+        _choice(arguments, conv_rank, arguments.clamp) if conv_rank else None,
+        cast("Components", arguments.only or "all"),
+        arguments.differences,
+        arguments.threshold,
+        arguments.dtype,
+        arguments.overwrite,
+    )
+    result = extract(request, _progress())
+    _write(
+        f"{result.path}: {result.modules} modules, rank {_ranks(result.ranks)}, {100 * result.energy:.2f} % of the "
+        f"difference's energy, {result.bytes:,} bytes in {result.seconds:.1f} s"
+    )
+    _write_list("differ, but are not in the LoRA", result.left_out)
+    _write_list("are in one checkpoint only", result.missing)
+    return 0
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    """Merge LoRAs; exactly unless a rank or an energy was given."""
+    from modelsmith.lora.combine import CombineRequest, combine
+    from modelsmith.lora.spec import parse_spec
+
+    exact = arguments.rank is None and arguments.energy is None
+    request = CombineRequest(
+        tuple(parse_spec(text) for text in cast("list[str]", arguments.lora)),
+        arguments.output,
+        None if exact else _choice(arguments, arguments.rank),
+        arguments.dtype,
+        arguments.overwrite,
+    )
+    result = combine(request)
+    kept = "exact" if exact else f"{100 * result.energy:.2f} % of the energy"
+    _write(
+        f"{result.path}: {result.modules} modules, rank {_ranks(result.ranks)}, {kept}, {result.bytes:,} bytes in "
+        f"{result.seconds:.1f} s"
+    )
+    _write_list("were no kind of LoRA tensor that is known and are left out", result.leftover)
+    return 0
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    if not ranks:
+        return "none"
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _write_list(what: str, names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        _write(f"  {len(names)} tensors {what}: {', '.join(names[:_LISTED])}{more}")
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Describe every file."""
+    from modelsmith.lora.info import describe
+
+    for path in cast("list[Path]", arguments.files):
+        info = describe(path, arguments.model)
+        if arguments.json:
+            _write(json.dumps(info.to_json(), ensure_ascii=False))
+            continue
+        kinds = ", ".join(f"{number} × {kind}" for kind, number in info.kinds.items())
+        ranks = ", ".join(f"{rank} ({number})" for rank, number in info.ranks.items())
+        _write(f"{path}\n  fits      {' or '.join(info.architectures) or 'cannot be told'}\n  modules   {kinds}")
+        _write(f"  parts     {info.diffusion} in the diffusion model, {info.text} in text encoders")
+        if ranks:
+            _write(f"  ranks     {ranks}")
+        for key, value in cast("dict[str, str]", info.to_json()["metadata"]).items():
+            _write(f"  {key} = {value}")
+        if info.file.leftover:
+            _write_list("of no kind that is known here", info.file.leftover)
+        if info.match is not None:
+            reasons = Counter(info.match.unmatched.values())
+            _write(f"  matches   {info.match.modules} modules; " + (_reasons(reasons) or "nothing is left over"))
+    return 0
+
+
+def _reasons(reasons: Counter[str]) -> str:
+    return ", ".join(f"{number} not: {reason}" for reason, number in reasons.items())

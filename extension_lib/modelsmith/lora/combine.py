@@ -1,0 +1,318 @@
+"""Merges LoRAs into one: exactly, by stacking their factors, or brought back to a smaller rank."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelsmith.errors import MergeError, UsageError
+from modelsmith.files.dtypes import OUTPUT_LABELS
+from modelsmith.files.tensors import TensorSource, open_tensors
+from modelsmith.lora import deltas
+from modelsmith.lora.bake import file_sha256, rounded
+from modelsmith.lora.factorise import Factors, RankChoice, factorise, rank_for_energy
+from modelsmith.lora.linalg import qr, svd
+from modelsmith.lora.modules import Reader
+from modelsmith.lora.naming import unet_to_diffusers
+from modelsmith.lora.parse import LoraFile, LoraModule, read_lora
+from modelsmith.lora.saving import save_tensors
+from modelsmith.lora.stack import LoraSpec
+from modelsmith.lora.targets import DIFFUSION
+
+if TYPE_CHECKING:
+    import torch
+
+METADATA_KEY = "modelsmith_lora_merge"
+_KOHYA_ENDINGS = (".lora_up.weight", ".lora_down.weight")
+_SUMMED = ("diff", "diff_b", "w_norm", "b_norm")
+_COPIED_METADATA = (
+    "ss_base_model_version",
+    "ss_v2",
+    "ss_network_module",
+    "modelspec.sai_model_spec",
+    "modelspec.architecture",
+    "modelspec.implementation",
+    "modelspec.prediction_type",
+)
+
+
+@dataclass(frozen=True)
+class CombineRequest:
+    """One merge of LoRAs. resize: None for the exact form, whose rank is the sum of all, else how to choose it."""
+
+    loras: tuple[LoraSpec, ...]
+    output: Path
+    resize: RankChoice | None = None
+    dtype: str = "fp16"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class CombineResult:
+    """A finished merge. energy: kept share of the sum of squares (1 for the exact form). leftover: tensors left out."""
+
+    path: Path
+    sha256: str | None
+    bytes: int
+    seconds: float
+    modules: int
+    ranks: tuple[int, ...]
+    energy: float
+    leftover: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One LoRA's say in one module."""
+
+    file: LoraFile
+    source: TensorSource
+    module: LoraModule
+    strength: float
+
+    def reader(self) -> Reader:
+        import torch
+
+        return Reader(self.file, self.source, self.module, torch.float32)
+
+
+@dataclass
+class _Made:
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)  # pyright: ignore[reportUnknownVariableType]
+    ranks: list[int] = field(default_factory=list[int])
+    square: float = 0.0
+    kept: float = 0.0
+
+
+def combine(request: CombineRequest) -> CombineResult:
+    """Write one LoRA that does what all of them do together at their strengths.
+
+    The exact form stacks factors: ``Σ sᵢ cᵢ upᵢ downᵢ = [s₁c₁up₁ …] · [down₁; …]``. The resized one takes the singular
+    value decomposition of that sum without ever forming it where ranks are small. Modules are matched across kohya's
+    namings (sgm and diffusers). Raises UsageError, BadFileError, or MergeError for LoRAs of different architectures
+    and for DoRA and OFT, whose effect depends on the checkpoint.
+    """
+    begun = time.monotonic()
+    if len(request.loras) < (1 if request.resize else 2):
+        raise UsageError("at least two LoRAs are needed", "To change the rank of one, give --rank or --energy")
+    if any(spec.blocks for spec in request.loras):
+        raise UsageError("block weights need a checkpoint", "Bake with block weights, or merge without them")
+    if request.resize is not None:
+        request.resize.checked()
+    files = [read_lora(spec.path) for spec in request.loras]
+    _check_architectures(files)
+    made = _Made()
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_tensors(file.header)) for file in files]
+        groups: dict[tuple[int, str], list[_Part]] = {}
+        for spec, file, source in zip(request.loras, files, sources, strict=True):
+            for module in file.modules:
+                groups.setdefault(_identity(module), []).append(_Part(file, source, module, spec.strength))
+        for parts in groups.values():
+            _combine_module(request, parts, made)
+    metadata = _metadata(request, files, made)
+    written = save_tensors(request.output, made.tensors, metadata, overwrite=request.overwrite)
+    return CombineResult(
+        written.path,
+        written.sha256,
+        written.bytes,
+        time.monotonic() - begun,
+        len(groups),
+        tuple(made.ranks),
+        made.kept / made.square if made.square else 1.0,
+        tuple(f"{file.path.name}: {name}" for file in files for name in file.leftover),
+    )
+
+
+def _identity(module: LoraModule) -> tuple[int, str]:
+    """What two files must share for their modules to be the same one."""
+    name = module.flat_name
+    if module.slot == DIFFUSION:
+        return module.slot, unet_to_diffusers(name) or name
+    return module.slot, name.removeprefix("text_model_")
+
+
+def _check_architectures(files: Sequence[LoraFile]) -> None:
+    from modelsmith.identify import identify_header
+
+    known: dict[str, frozenset[str]] = {}
+    for file in files:
+        report = identify_header(file.header)
+        fits = frozenset((report.architecture,) if report.architecture else report.candidates)
+        for other, theirs in known.items():
+            if fits and theirs and not fits & theirs:
+                raise MergeError(
+                    f"{other} was made for {' or '.join(sorted(theirs))}, {file.path.name} for "
+                    f"{' or '.join(sorted(fits))}",
+                    "Merge LoRAs of one architecture",
+                )
+        known[file.path.name] = fits
+
+
+def _combine_module(request: CombineRequest, parts: Sequence[_Part], made: _Made) -> None:
+    first = parts[0]
+    if len(parts) == 1 and first.strength == 1 and request.resize is None:
+        for name in first.module.tensors.values():
+            made.tensors[name] = first.source.load(name)
+        rank = first.file.rank(first.module)
+        made.ranks.extend([rank] if rank else [])
+        return
+    for part in parts:
+        if part.module.decomposed or part.module.algebra in ("oft", "boft") or "set_weight" in part.module.tensors:
+            raise MergeError(
+                f"{part.file.path.name}: {part.module.name!r} is {part.module.label}, whose effect depends on the "
+                "checkpoint",
+                "Bake it into a checkpoint and extract a LoRA from the difference",
+            )
+    for role in _SUMMED:
+        _sum_role(request, parts, role, made)
+    matrices = [part for part in parts if part.module.algebra != "full"]
+    if not matrices:
+        return
+    plain = all(part.module.algebra == "lora" for part in matrices)
+    if not plain and request.resize is None:
+        odd = next(part for part in matrices if part.module.algebra != "lora")
+        raise MergeError(
+            f"{odd.file.path.name}: {odd.module.name!r} is {odd.module.label}, which has no exact sum of small factors",
+            "Give --rank or --energy to merge by singular values",
+        )
+    up, down, kernel = _stacked(matrices) if plain else _dense(matrices)
+    if request.resize is not None:
+        made_here = _resized(up, down, request.resize, zlib.crc32(first.module.name.encode()))
+        square = float((up.double().T @ up.double() * (down.double() @ down.double().T)).sum()) if plain else 0.0
+        square = square if plain else float(up.double().square().sum())
+        made.square += square
+        made.kept += made_here.energy * square
+        up, down = made_here.up, made_here.down
+    made.ranks.append(int(up.shape[1]))
+    _write(request, matrices[0].module, (up, down, kernel), made)
+
+
+def _sum_role(request: CombineRequest, parts: Sequence[_Part], role: str, made: _Made) -> None:
+    total: torch.Tensor | None = None
+    name = ""
+    for part in parts:
+        if role in part.module.tensors:
+            value = part.strength * part.reader().load(role)
+            name = name or part.module.tensors[role]
+            total = value if total is None else total + value.reshape(total.shape)
+    if total is not None:
+        made.tensors[name] = rounded(total, OUTPUT_LABELS[request.dtype])
+
+
+def _stacked(parts: Sequence[_Part]) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """All factors side by side: up ``(m, K)`` with strengths and scales in it, down ``(K, n)``, and the kernel."""
+    import torch
+
+    ups: list[torch.Tensor] = []
+    downs: list[torch.Tensor] = []
+    kernel: tuple[int, ...] = ()
+    for part in parts:
+        reader = part.reader()
+        factors = reader.factors()
+        down = factors["down"]
+        if "mid" in factors:
+            down = torch.einsum("mn...,nj->mj...", factors["mid"], down.flatten(1))
+        kernel = tuple(down.shape[1:]) if down.dim() > 2 else kernel
+        ups.append(part.strength * reader.scale() * factors["up"].flatten(1))
+        downs.append(down.flatten(1))
+    if len({(up.shape[0], down.shape[1]) for up, down in zip(ups, downs, strict=True)}) > 1:
+        raise MergeError(
+            f"the LoRAs have different shapes for {parts[0].module.name!r}: "
+            + ", ".join(f"{u.shape[0]} × {d.shape[1]}" for u, d in zip(ups, downs, strict=True)),
+            "They were made for different models",
+        )
+    return torch.cat(ups, 1), torch.cat(downs, 0), kernel
+
+
+def _dense(parts: Sequence[_Part]) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """The sum of all deltas as ``up``, with the identity as ``down``; kernels as far as a factor shows them."""
+    import torch
+
+    total: torch.Tensor | None = None
+    kernel: tuple[int, ...] = ()
+    for part in parts:
+        reader = part.reader()
+        make = {"lora": deltas.low_rank, "loha": deltas.hadamard, "lokr": deltas.kronecker}[part.module.algebra]
+        change = make(reader.factors())
+        if change.dim() > 2:
+            kernel = tuple(change.shape[1:])
+        elif "down" in part.module.tensors and len(part.file.info(part.module, "down").shape) > 2:
+            kernel = part.file.info(part.module, "down").shape[1:]
+        change = part.strength * reader.scale() * change.flatten(1)
+        if total is not None and change.shape != total.shape:
+            raise MergeError(
+                f"the LoRAs have different shapes for {part.module.name!r}: {list(total.shape)}, {list(change.shape)}",
+                "They were made for different models",
+            )
+        total = change if total is None else total + change
+    if total is None:
+        raise UsageError("no LoRA was given")
+    return total, torch.empty(0), kernel
+
+
+def _resized(up: torch.Tensor, down: torch.Tensor, choice: RankChoice, seed: int) -> Factors:
+    """Factors of ``up · down`` (of ``up`` alone where ``down`` is empty) under a choice of rank."""
+    import torch
+
+    if not down.numel():
+        return factorise(up, choice, seed)
+    if up.shape[1] >= min(up.shape[0], down.shape[1]):
+        return factorise(up @ down, choice, seed)
+    left, left_r = qr(up.double())
+    right, right_r = qr(down.double().T)
+    u, s, vh = svd(left_r @ right_r.T)
+    squares = s.square()
+    most = min(choice.rank, len(s))
+    rank = most if choice.energy is None else rank_for_energy(squares, choice.energy, most)
+    total = float(squares.sum())
+    root = s[:rank].sqrt()
+    return Factors(
+        ((left @ u[:, :rank]) * root).to(torch.float32),
+        (root[:, None] * (vh[:rank] @ right.T)).to(torch.float32),
+        float(squares[:rank].sum()) / total if total else 1.0,
+    )
+
+
+def _write(
+    request: CombineRequest,
+    module: LoraModule,
+    result: tuple[torch.Tensor, torch.Tensor, tuple[int, ...]],
+    made: _Made,
+) -> None:
+    """Put the factors down under the first file's names; only kohya's spelling has an alpha beside them."""
+    import torch
+
+    up, down, kernel = result
+    rank = up.shape[1]
+    kind = OUTPUT_LABELS[request.dtype]
+    endings = _KOHYA_ENDINGS
+    if module.algebra == "lora":
+        start = len(module.name)
+        endings = (module.tensors["up"][start:], module.tensors["down"][start:])
+    ones = (1,) * (len(kernel) - 1)
+    made.tensors[module.name + endings[1]] = rounded(down.reshape(rank, *(kernel or down.shape[1:])), kind)
+    made.tensors[module.name + endings[0]] = rounded(up.reshape(up.shape[0], rank, *ones), kind)
+    if endings == _KOHYA_ENDINGS:
+        made.tensors[module.name + ".alpha"] = torch.tensor(float(rank))
+
+
+def _metadata(request: CombineRequest, files: Sequence[LoraFile], made: _Made) -> dict[str, str]:
+    metadata = {key: files[0].header.metadata[key] for key in _COPIED_METADATA if key in files[0].header.metadata}
+    ranks = set(made.ranks)
+    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
+    metadata |= {"ss_network_dim": rank, "ss_network_alpha": rank, "modelspec.title": request.output.stem}
+    metadata[METADATA_KEY] = json.dumps(
+        [
+            {"name": spec.path.name, "sha256": file_sha256(spec.path), "strength": spec.strength}
+            for spec in request.loras
+        ],
+        ensure_ascii=False,
+    )
+    return metadata
