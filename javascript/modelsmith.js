@@ -194,6 +194,7 @@
             this.painting = false;
             this.remember(this.before);
             this.commit();
+            this.draw();
         }
 
         key(event, index) {

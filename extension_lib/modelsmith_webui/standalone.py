@@ -54,7 +54,7 @@ def build_app(host: StandaloneHost, password: str | None = None) -> Any:
         secondary_hue="indigo",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    )
+    ).set(slider_color="*primary_500", slider_color_dark="*primary_500")
     blocks = build_tab(host, title="Modelsmith", theme=theme)
     blocks.queue()
     app = gr.mount_gradio_app(app, blocks, path="/")

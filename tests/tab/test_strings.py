@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ui_strings
+
 from modelsmith_webui.tab.texts import Texts, translations
 
 JAPANESE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"

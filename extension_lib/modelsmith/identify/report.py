@@ -109,6 +109,7 @@ class Report:
         prediction = self.prediction
         return {
             "file": self.file,
+            "badge": self.badge(),
             "kind": self.kind,
             "architecture": self.architecture,
             "candidates": list(self.candidates),

@@ -38,7 +38,8 @@ def library_html(rows: Sequence[LibraryRow], tr: Texts) -> str:
     count = tag("span", text_tag("b", len(rows), "ms-shown") + f" / {len(rows)}", "ms-count")
     bar = search + tag("select", options, "ms-select ms-kind-filter", aria_label=tr("Kind")) + count + state
     head = "".join(
-        text_tag("th", tr(name), scope="col", tabindex="0", role="columnheader", aria_sort="none") for name in COLUMNS
+        text_tag("th", tr(name), "ms-number" if name == "Size" else "", scope="col", tabindex="0", aria_sort="none")
+        for name in COLUMNS
     )
     body = "".join(_row(row, tr) for row in rows)
     table = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), "ms-table")

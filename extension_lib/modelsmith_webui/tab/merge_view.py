@@ -123,26 +123,33 @@ class MergeView:
             )
 
     def _build_target(self) -> None:
-        self.name = unsaved(
-            gr.Textbox(
-                value="",
-                label="Name of the new file",
-                placeholder="empty: a name made from the models",
-                max_lines=1,
-                elem_id="modelsmith_output_name",
-            )
-        )
         with gr.Row(elem_classes=["ms-row"], elem_id="modelsmith_output"):
-            self.precision = gr.Dropdown(
-                choices=list(PRECISIONS), value="as model A", label="Output precision", elem_id="modelsmith_precision"
+            self.name = unsaved(
+                gr.Textbox(
+                    value="",
+                    label="Name of the new file",
+                    placeholder="empty: a name made from the models",
+                    max_lines=1,
+                    elem_id="modelsmith_output_name",
+                    scale=3,
+                )
             )
             self.overwrite = unsaved(
-                gr.Checkbox(value=False, label="Replace an existing file", elem_id="modelsmith_overwrite")
+                gr.Checkbox(
+                    value=False,
+                    label="Replace an existing file",
+                    elem_id="modelsmith_overwrite",
+                    scale=2,
+                    min_width=120,
+                )
             )
+        self.precision = gr.Radio(
+            choices=list(PRECISIONS), value="as model A", label="Output precision", elem_id="modelsmith_precision"
+        )
 
     def _build_output(self) -> None:
         self.mix = unsaved(
-            gr.Dropdown(
+            gr.Radio(
                 choices=[STOP_AT_MIX, *CHOICES.values()],
                 value=STOP_AT_MIX,
                 label="When prediction types would be mixed",

@@ -14,6 +14,8 @@ from modelsmith_webui.tab.words import PREDICTIONS
 
 
 def seconds_text(seconds: float) -> str:
+    if 0 < seconds < 10:
+        return f"{seconds:.1f} s"
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

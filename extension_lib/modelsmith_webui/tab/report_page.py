@@ -20,7 +20,8 @@ def badge_row(report: Report, tr: Texts) -> str:
     if report.prediction.conflict:
         parts.append(badge(tr("contradicts itself"), "ms-bad"))
     elif report.warnings:
-        parts.append(badge(tr("see warnings"), "ms-warn"))
+        told = "\n".join(message.text(tr.message_language) for message in report.warnings)
+        parts.append(badge(tr("see warnings"), "ms-warn", told))
     return "".join(part for part in parts if part)
 
 
