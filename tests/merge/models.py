@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from host.checkpoints import SD1, SD2, SDXL, Family, text_encoders, unet, vae
 from safetensors.torch import save_file
 from torch import Tensor
+
+from host.checkpoints import SD1, SD2, SDXL, Family, text_encoders, unet, vae
 
 FAMILIES: Mapping[str, Family] = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
 TELLING = (
@@ -70,7 +71,7 @@ def tensors(model: Model) -> dict[str, Tensor]:
     return state
 
 
-def write_model(path: Path, model: Model = Model()) -> Path:  # noqa: B008 - frozen
+def write_model(path: Path, model: Model = Model()) -> Path:
     """Write a model and return its path."""
     save_file(tensors(model), str(path), metadata=dict(model.metadata) or None)
     return path

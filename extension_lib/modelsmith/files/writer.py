@@ -208,13 +208,11 @@ class StreamingWriter:
                 self.submit(chunk)
                 self._stream = None
 
-    def finish(
-        self, metadata: Mapping[str, str] | None = None, check: Callable[[Path], None] | None = None
-    ) -> Written:
+    def finish(self, metadata: Mapping[str, str] | None = None, check: Callable[[Path], None] | None = None) -> Written:
         """Write the header, flush, and give the file its name.
 
-        metadata: a replacement whose header is no longer than the first, for values known only at the end (hashes of inputs
-        that were read once, here); only with hashing off. check: called with the whole file's temporary path before
+        metadata: a replacement whose header is no longer than the first, for values known only at the end (hashes of
+        inputs that were read once, here); only with hashing off. check: called with the whole file's temporary path before
         it gets its name; where it raises, nothing is kept. Raises as OutputFile does.
         """
         header = self._header

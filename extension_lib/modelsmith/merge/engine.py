@@ -194,6 +194,7 @@ def _one_thread_each() -> Generator[None, None, None]:
 
 def _worker(run: _Run, ready: threading.Barrier) -> None:
     torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread's first question settles its number; later changes elsewhere leave it alone
     ready.wait()
     try:
         kernel = Kernel(run.plan.method)
