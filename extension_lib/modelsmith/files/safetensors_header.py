@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import struct
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from modelsmith.errors import BadFileError
+from modelsmith.files.collection import collection_paused
 from modelsmith.files.header import FileHeader, TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000
@@ -42,7 +41,7 @@ def read_safetensors(path: Path) -> FileHeader:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         _check_length(path, size, length)
         text = file.read(length)
-    with _no_collection():
+    with collection_paused():
         entries = _parse(path, text)
         metadata = _take_metadata(path, entries)
         tensors = _read_entries(path, entries, 8 + length)
@@ -92,18 +91,6 @@ def _short_int(text: str) -> int:
     if len(text) > 20:
         raise ValueError("a number is too long")
     return int(text)
-
-
-@contextmanager
-def _no_collection() -> Generator[None]:
-    """Parsing makes thousands of containers and no cycles; the collector would walk them over and over."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _DuplicateName(Exception):

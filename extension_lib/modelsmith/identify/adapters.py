@@ -43,8 +43,13 @@ def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:
     """At least four in five names end as an adapter's do, and one of them as only an adapter's does."""
     if not tensors:
         return False
-    ended = sum(1 for name in tensors if name.endswith(_ENDINGS))
-    return ended >= _SHARE * len(tensors) and any(any(part in name for part in _SURE) for name in tensors)
+    others_left = (1 - _SHARE) * len(tensors)
+    for name in tensors:
+        if not name.endswith(_ENDINGS):
+            others_left -= 1
+            if others_left < 0:
+                return False
+    return any(any(part in name for part in _SURE) for name in tensors)
 
 
 def read_adapter(header: FileHeader) -> Adapter:
@@ -308,7 +313,8 @@ def read_embedding(header: FileHeader) -> tuple[str, ...] | None:
     if not told and not word:
         return None
     main = [i for n, i in names.items() if n.startswith(("string_to_param", "emb_params")) or lone]
-    width = main[0].shape[-1] if main and main[0].shape else 0
+    shape = main[0].shape if main else ()
+    width = shape[len(shape) - 1] if shape else 0
     return {768: ("sd1",), 1024: ("sd2",), 1280: ("sdxl",)}.get(width, ())
 
 

@@ -67,7 +67,9 @@ ENCODERS: tuple[Encoder, ...] = (
     Encoder("t5-xxl", "T5-XXL", "t5xxl", "gguf", All(_T5_GGUF, Not(_UMT5_GGUF_BIAS))),
     Encoder("umt5-xxl", "UMT5-XXL", "umt5xxl", "gguf", All(_T5_GGUF, _UMT5_GGUF_BIAS)),
     Encoder("gemma2-2b", "Gemma 2 2B", "gemma2_2b", "transformers", All(Side(_LLM, 0, 2304), _SANDWICH, Not(_Q_NORM))),
-    Encoder("gemma2-2b", "Gemma 2 2B", "gemma2_2b", "gguf", All(Side(_LLM_GGUF, 0, 2304), _SANDWICH_GGUF, Not(_Q_NORM_GGUF))),
+    Encoder(
+        "gemma2-2b", "Gemma 2 2B", "gemma2_2b", "gguf", All(Side(_LLM_GGUF, 0, 2304), _SANDWICH_GGUF, Not(_Q_NORM_GGUF))
+    ),
     Encoder(
         "qwen2.5-vl-7b",
         "Qwen2.5-VL 7B",
@@ -83,11 +85,23 @@ ENCODERS: tuple[Encoder, ...] = (
         All(Side(_LLM_GGUF, 0, 3584), Side("blk.0.attn_k.bias", 0, 512), Not(_Q_NORM_GGUF)),
     ),
     *(
-        Encoder(i, label, i.replace("-", "_").replace(".", ""), "transformers", All(Side(_LLM, 0, width), _Q_NORM, Not(_K_BIAS), Not(_SANDWICH)))
+        Encoder(
+            i,
+            label,
+            i.replace("-", "_").replace(".", ""),
+            "transformers",
+            All(Side(_LLM, 0, width), _Q_NORM, Not(_K_BIAS), Not(_SANDWICH)),
+        )
         for width, i, label in _QWEN3
     ),
     *(
-        Encoder(i, label, i.replace("-", "_").replace(".", ""), "gguf", All(Side(_LLM_GGUF, 0, width), _Q_NORM_GGUF, Not(_K_BIAS_GGUF), Not(_SANDWICH_GGUF)))
+        Encoder(
+            i,
+            label,
+            i.replace("-", "_").replace(".", ""),
+            "gguf",
+            All(Side(_LLM_GGUF, 0, width), _Q_NORM_GGUF, Not(_K_BIAS_GGUF), Not(_SANDWICH_GGUF)),
+        )
         for width, i, label in _QWEN3
     ),
     Encoder(
@@ -95,7 +109,13 @@ ENCODERS: tuple[Encoder, ...] = (
         "Mistral 3 24B",
         "mistral3_24b",
         "transformers",
-        All(Side(_LLM, 0, 5120), Not(_Q_NORM), Not(_K_BIAS), Not(_SANDWICH), Side("layers.0.mlp.gate_proj.weight", 0, 32768)),
+        All(
+            Side(_LLM, 0, 5120),
+            Not(_Q_NORM),
+            Not(_K_BIAS),
+            Not(_SANDWICH),
+            Side("layers.0.mlp.gate_proj.weight", 0, 32768),
+        ),
     ),
     Encoder(
         "mistral3-24b",
@@ -104,7 +124,7 @@ ENCODERS: tuple[Encoder, ...] = (
         "gguf",
         All(Side(_LLM_GGUF, 0, 5120), Not(_Q_NORM_GGUF), Not(_K_BIAS_GGUF), Side("blk.0.ffn_gate.weight", 0, 32768)),
     ),
-)  # fmt: skip
+)
 
 # What may stand before the names above: wrappers of transformers, of ComfyUI and of old checkpoints.
 _STEMS = (
@@ -177,14 +197,51 @@ VAES: tuple[Vae, ...] = (
     *_kl("kl-f4-4ch (x4 upscaler)", ("sd2",), 4, _UPSCALER),
     *_kl("kl-f8-16ch", ("sd3", "flux1"), 16, All()),
     *_kl("kl-f8-32ch (FLUX.2)", ("flux2",), 32, _BN),
-    Vae("wan2.1-or-qwen-image", ("wan", "qwen-image"), "original", 16, All(Has("decoder.middle.0.residual.0.gamma"), Has("conv1.weight"), Lacks("decoder.upsamples.0.upsamples.0.residual.2.weight"))),
+    Vae(
+        "wan2.1-or-qwen-image",
+        ("wan", "qwen-image"),
+        "original",
+        16,
+        All(
+            Has("decoder.middle.0.residual.0.gamma"),
+            Has("conv1.weight"),
+            Lacks("decoder.upsamples.0.upsamples.0.residual.2.weight"),
+        ),
+    ),
     Vae("wan2.2", ("wan",), "original", 48, Has("decoder.upsamples.0.upsamples.0.residual.2.weight")),
-    Vae("wan2.1-or-qwen-image", ("wan", "qwen-image"), "diffusers-vae", 16, All(Has("decoder.mid_block.resnets.0.norm1.gamma"), Side(_IN, 1, 16))),
+    Vae(
+        "wan2.1-or-qwen-image",
+        ("wan", "qwen-image"),
+        "diffusers-vae",
+        16,
+        All(Has("decoder.mid_block.resnets.0.norm1.gamma"), Side(_IN, 1, 16)),
+    ),
     Vae("wan2.2", ("wan",), "diffusers-vae", 48, All(Has("decoder.mid_block.resnets.0.norm1.gamma"), Side(_IN, 1, 48))),
-    Vae("cascade-stage-a", ("stable-cascade",), "original", 4, AnyOf(Has("vquantizer.codebook.weight"), Has("up_blocks.0.0.weight", "out_block.0.weight", "vquantizer.codebook.weight"))),
-    Vae("taesd-4ch", _KL4, "taesd", 4, AnyOf(Side("taesd_decoder.1.weight", 1, 4), Side("decoder.layers.0.weight", 1, 4), Side("1.weight", 1, 4))),
-    Vae("taesd-16ch", ("sd3", "flux1"), "taesd", 16, AnyOf(Side("taesd_decoder.1.weight", 1, 16), Side("decoder.layers.0.weight", 1, 16), Side("1.weight", 1, 16))),
-)  # fmt: skip
+    Vae(
+        "cascade-stage-a",
+        ("stable-cascade",),
+        "original",
+        4,
+        AnyOf(
+            Has("vquantizer.codebook.weight"),
+            Has("up_blocks.0.0.weight", "out_block.0.weight", "vquantizer.codebook.weight"),
+        ),
+    ),
+    Vae(
+        "taesd-4ch",
+        _KL4,
+        "taesd",
+        4,
+        AnyOf(Side("taesd_decoder.1.weight", 1, 4), Side("decoder.layers.0.weight", 1, 4), Side("1.weight", 1, 4)),
+    ),
+    Vae(
+        "taesd-16ch",
+        ("sd3", "flux1"),
+        "taesd",
+        16,
+        AnyOf(Side("taesd_decoder.1.weight", 1, 16), Side("decoder.layers.0.weight", 1, 16), Side("1.weight", 1, 16)),
+    ),
+)
 
 
 def find_vae(view: View) -> Vae | None:

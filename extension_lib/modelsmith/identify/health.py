@@ -83,7 +83,7 @@ def _leftovers(draft: Draft) -> None:
     elif ema == "only":
         draft.warnings.append(say("ema-only"))
     found = [name for name in _TRAINING if name in draft.header.scalars]
-    if any(name.startswith("first_stage_model.loss.") for name in draft.header.tensors):
+    if any(name.startswith("loss.") for vae in parts.vaes.values() for name in vae):
         found.append("first_stage_model.loss")
     if "optimizer_states" in found or "first_stage_model.loss" in found:
         draft.warnings.append(say("training-leftovers", names=", ".join(found)))
@@ -93,8 +93,11 @@ def _positions(draft: Draft) -> None:
     """``position_ids`` must be the whole numbers 0 to 76; merging as floats damages it."""
     if draft.kind == "lora":
         return
-    for name, info in draft.header.tensors.items():
-        if not name.endswith("position_ids") or info.shape[-1:] != (_POSITIONS,):
+    groups = list(draft.parts.encoders.items()) or [("", draft.header.tensors)]
+    found = [prefix + name for prefix, group in groups for name in group if name.endswith("position_ids")]
+    for name in found:
+        info = draft.header.tensors[name]
+        if info.shape[-1:] != (_POSITIONS,):
             continue
         if info.dtype != "I64":
             draft.warnings.append(say("position-ids-dtype", dtype=info.dtype))

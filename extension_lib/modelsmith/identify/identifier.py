@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsmith.errors import BadFileError
+from modelsmith.files.collection import collection_paused
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.identify.adapters import (
     hypernetwork_bases,
@@ -34,11 +35,12 @@ def identify(path: str | Path) -> Report:
     A yaml of the same name beside it counts as evidence, because that is what a webui obeys.
     """
     target = Path(path)
-    try:
-        header = read_header(target)
-    except BadFileError as error:
-        return Report(file=str(path), error=str(error), advice=(say("again"),))
-    return replace(identify_header(header, yaml_text=near_yaml(target)), file=str(path))
+    with collection_paused():
+        try:
+            header = read_header(target)
+        except BadFileError as error:
+            return Report(file=str(path), error=str(error), advice=(say("again"),))
+        return replace(identify_header(header, yaml_text=near_yaml(target)), file=str(path))
 
 
 def near_yaml(path: Path) -> str | None:

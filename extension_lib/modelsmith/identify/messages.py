@@ -37,7 +37,8 @@ TABLE: Mapping[str, tuple[str, str]] = {
     ),
     "unsafe": (
         "The pickle asks for {names}. Nothing was executed; a webui that loads it may run that code.",
-        "この pickle は {names} を要求しています。ここでは何も実行していませんが、WebUI で読み込むとコードが実行されるおそれがあります。",
+        "この pickle は {names} を要求しています。ここでは何も実行していませんが、"
+        "WebUI で読み込むとコードが実行されるおそれがあります。",
     ),
     "incomplete": (
         "{part}: {missing} of {expected} tensors are missing.",
@@ -115,12 +116,14 @@ TABLE: Mapping[str, tuple[str, str]] = {
     "v-ztsnr-unknown": (
         "Use it with v-prediction. The file does not say whether it was trained with zero terminal SNR: "
         "if images are grey or washed out, switch it on.",
-        "v-prediction として使ってください。Zero Terminal SNR で学習されたかは不明です。画像が灰色っぽい場合はオンにしてみてください。",
+        "v-prediction として使ってください。Zero Terminal SNR で学習されたかは不明です。"
+        "画像が灰色っぽい場合はオンにしてみてください。",
     ),
     "undetermined-sd2": (
         "The header does not tell whether it is the 512 base (epsilon) or the 768 model (v-prediction): "
         "if images are noise, set v-prediction for this file.",
-        "512 ベース（epsilon）か 768 モデル（v-prediction）かはヘッダーから判別できません。画像がノイズになる場合は v-prediction を指定してください。",
+        "512 ベース（epsilon）か 768 モデル（v-prediction）かはヘッダーから判別できません。"
+        "画像がノイズになる場合は v-prediction を指定してください。",
     ),
     "resolve-conflict": (
         "Try it with one prediction type, and set the other for this file if images are noise.",

@@ -21,18 +21,6 @@ _MODEL_PREFIXES = (
     "prior.",
     "decoder.",
 )
-_VAE_PREFIXES = ("first_stage_model.", "vae.")
-_ENCODER_PREFIXES = (
-    "cond_stage_model.transformer.",
-    "cond_stage_model.model.",
-    "conditioner.embedders.0.transformer.",
-    "conditioner.embedders.0.model.",
-    "conditioner.embedders.1.transformer.",
-    "conditioner.embedders.1.model.",
-    "text_encoder.",
-    "text_encoder_2.",
-    "text_encoder_3.",
-)
 _AUXILIARY = {
     "depth_model.": "midas_depth",
     "embedder.": "clip_vision",
@@ -70,32 +58,40 @@ class Parts:
 def split(tensors: Mapping[str, TensorInfo]) -> Parts:
     """Sort every tensor into its component. One pass over the names, then the prefix of the rest is found."""
     parts = Parts()
-    found_markers: set[str] = set()
+    parts.markers = _markers(tensors)
+    model = parts.model
     heads: dict[str, Tensors] = {}
     for name, info in tensors.items():
         if name.startswith("model.diffusion_model."):
-            parts.model[name[22:]] = info
+            model[name[22:]] = info
             continue
-        if name.startswith("model.model_sampling."):
-            parts.schedule[name] = info
-            continue
-        heads.setdefault(name.partition(".")[0], {})[name] = info
-    prefix = "model.diffusion_model." if parts.model else ""
+        head = name.partition(".")[0]
+        group = heads.get(head)
+        if group is None:
+            group = heads[head] = {}
+        group[name] = info
     for head, group in heads.items():
+        if head == "model":
+            for name in [name for name in group if name.startswith("model.model_sampling.")]:
+                parts.schedule[name] = group.pop(name)
         if not _take_known(parts, head, group):
             parts.rest.update(group)
-    for name in [*parts.rest, *parts.model]:
-        bare = name.removeprefix("model.diffusion_model.").removeprefix("model.")
-        if bare in MARKERS or bare.rpartition(".")[2] in OTHER_MARKERS or bare in OTHER_MARKERS:
-            found_markers.add(bare if bare in MARKERS else bare.rpartition(".")[2])
-            if bare in MARKERS:
-                parts.rest.pop(name, None)
-                parts.model.pop(name, None)
-    parts.markers = frozenset(found_markers)
-    if not parts.model:
-        prefix = _find_model(parts)
-    parts.model_prefix = prefix
+    for name in parts.markers:
+        for prefix in _MARKER_PREFIXES:
+            parts.rest.pop(prefix + name, None)
+        if name in MARKERS:
+            model.pop(name, None)
+    parts.model_prefix = "model.diffusion_model." if model else _find_model(parts)
     return parts
+
+
+_MARKER_PREFIXES = ("", "model.diffusion_model.", "model.", "diffusion_model.")
+
+
+def _markers(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """Marker tensors stand bare or, after a loader has prefixed all names, under the model's prefix."""
+    names = (*MARKERS, *OTHER_MARKERS)
+    return frozenset(name for name in names if any(prefix + name in tensors for prefix in _MARKER_PREFIXES))
 
 
 def _take_known(parts: Parts, head: str, group: Tensors) -> bool:
@@ -123,21 +119,23 @@ def _take_known(parts: Parts, head: str, group: Tensors) -> bool:
     return False
 
 
+_DEPTHS = {"cond_stage_model": 2, "conditioner": 4, "text_encoders": 2}
+
+
 def _take_encoders(parts: Parts, head: str, group: Tensors) -> Tensors:
-    if head == "text_encoders":
-        for name, info in group.items():
-            prefix = ".".join(name.split(".", 2)[:2]) + "."
-            parts.encoders.setdefault(prefix, {})[name[len(prefix) :]] = info
-        return {}
-    prefixes = [prefix for prefix in _ENCODER_PREFIXES if prefix.startswith(head + ".")]
+    """Sort encoders by what stands before their names; what has no such prefix is left."""
+    depth = _DEPTHS.get(head, 1)
     left: Tensors = {}
     for name, info in group.items():
-        for prefix in prefixes:
-            if name.startswith(prefix):
-                parts.encoders.setdefault(prefix, {})[name[len(prefix) :]] = info
-                break
-        else:
+        pieces = name.split(".", depth)
+        if len(pieces) <= depth:
             left[name] = info
+            continue
+        prefix = name[: len(name) - len(pieces[depth])]
+        encoder = parts.encoders.get(prefix)
+        if encoder is None:
+            encoder = parts.encoders[prefix] = {}
+        encoder[pieces[depth]] = info
     return left
 
 

@@ -56,6 +56,8 @@ def measure(
 
 def _template_names(record: Architecture | Encoder | Vae, variant: Variant | None) -> list[str]:
     if isinstance(record, Vae):
+        if not record.variant.startswith("kl-"):
+            return []
         start = f"vae/{record.layout}/{record.channels}/{'f4' if 'f4' in record.variant else 'f8'}"
     else:
         start = f"{record.id}/{record.layout}"

@@ -32,6 +32,7 @@ class View:
         self.markers = markers
         self._header = header
         self._stems: frozenset[str] | None = None
+        self._heads: frozenset[str] | None = None
 
     def under(self, tensors: Mapping[str, TensorInfo], stem: str) -> View:
         """The same file seen one level deeper."""
@@ -49,11 +50,14 @@ class View:
 
     def has_stem(self, stem: str) -> bool:
         """Whether a name begins with ``stem``, which has at most two parts and no dot at its end."""
+        if "." not in stem:
+            if self._heads is None:
+                self._heads = frozenset([name.partition(".")[0] for name in self.tensors])
+            return stem in self._heads
         if self._stems is None:
             stems: set[str] = set()
             for name in self.tensors:
                 parts = name.split(".", 2)
-                stems.add(parts[0])
                 if len(parts) > 1:
                     stems.add(parts[0] + "." + parts[1])
             self._stems = frozenset(stems)

@@ -17,8 +17,12 @@ from modelsmith.identify.split import Tensors
 from modelsmith.identify.templates import measure, unflatten_ema
 from modelsmith.identify.view import View
 
-_CONTROL_HEADS = ("input_hint_block", "zero_convs", "controlnet_cond_embedding", "controlnet_blocks", "controlnet_x_embedder",
-                  "controlnet_down_blocks", "controlnet_mode_embedder", "control_blocks", "control_layers", "lora_controlnet")  # fmt: skip
+_CONTROL_HEADS = frozenset(
+    {
+        "input_hint_block", "zero_convs", "controlnet_cond_embedding", "controlnet_blocks", "controlnet_x_embedder",
+        "controlnet_down_blocks", "controlnet_mode_embedder", "control_blocks", "control_layers", "lora_controlnet",
+    }
+)  # fmt: skip
 _EMA_SHARE = 100  # diffusers takes more than so many names under model_ema for a second set of weights
 
 
@@ -30,9 +34,9 @@ def add_control(draft: Draft) -> bool:
     parts = draft.parts
     if parts.control:
         tensors, prefix = parts.control, parts.control_prefix
-    elif any(name.partition(".")[0] in _CONTROL_HEADS for name in parts.model):
+    elif not _CONTROL_HEADS.isdisjoint({name.partition(".")[0] for name in parts.model}):
         tensors, prefix = parts.model, parts.model_prefix
-    elif any(name.partition(".")[0] in _CONTROL_HEADS for name in parts.rest):
+    elif not _CONTROL_HEADS.isdisjoint({name.partition(".")[0] for name in parts.rest}):
         tensors, prefix = parts.rest, ""
     else:
         return False
