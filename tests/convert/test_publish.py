@@ -1,0 +1,157 @@
+"""Publishing: name, metadata, hashes and cards."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from convert.helpers import loaded, metadata_of, same_bits, saved
+from modelsmith.convert.hashes import hash_file
+from modelsmith.convert.publish import PublishOptions, is_private, plan_publish, publish, suggest_name
+from modelsmith.convert.romanize import ascii_name, kana_to_latin
+from modelsmith.errors import UsageError
+
+UNET = "model.diffusion_model."
+
+
+@pytest.mark.parametrize(
+    ("kana", "latin"),
+    [
+        ("ミックス", "mikkusu"),
+        ("しゃしん", "shashin"),
+        ("チョコレート", "chokoreto"),
+        ("ジュース", "jusu"),
+        ("きゃらくたー", "kyarakuta"),
+        ("まっちゃ", "matcha"),
+        ("ファンタジー", "fantaji"),
+        ("ウィ", "ui"),
+        ("クォーツ", "kwotsu"),
+        ("がぎぐげごぱぴぷぺぽ", "gagigugegopapipupepo"),
+        ("んをわ", "nowa"),
+        ("abc", "abc"),
+        ("", ""),
+    ],
+)
+def test_kana(kana: str, latin: str) -> None:
+    assert kana_to_latin(kana) == latin
+
+
+def test_ascii_names() -> None:
+    assert ascii_name("ふわふわミックス V2.0") == "fuwafuwamikkusu-V2.0"
+    assert ascii_name("ﾐｯｸｽ 完成版").startswith("mikkusu-")
+    assert ascii_name("Café  crème (final)") == "Cafe-creme-final"
+    hashed = ascii_name("桜花")
+    assert hashed.startswith("model-") and len(hashed) == 12 and hashed != ascii_name("梅花")
+    assert ascii_name("桜花") == hashed
+    assert ascii_name("桜ミックス") != ascii_name("梅ミックス")
+    assert ascii_name("../../etc") == "etc"
+    for name in ("", "...", "🌸", "a" * 900, "CON\0", "テスト/../x", "\ud800"):
+        made = ascii_name(name)
+        assert made.isascii() and made and len(made) < 200 and not set(made) & set(' /\\:*?"<>|\0')
+
+
+def _model() -> dict[str, torch.Tensor]:
+    """What an SD1 checkpoint is told by, and averages that nobody needs."""
+    at = UNET + "input_blocks.1.1.transformer_blocks.0."
+    shapes = {
+        UNET + "input_blocks.0.0.weight": (320, 4, 3, 3),
+        UNET + "input_blocks.0.0.bias": (320,),
+        at + "attn2.to_k.weight": (320, 768),
+        UNET + "input_blocks.1.1.proj_in.weight": (320, 320, 1, 1),
+        UNET + "output_blocks.0.0.in_layers.0.weight": (2560,),
+        UNET + "out.2.weight": (4, 320, 3, 3),
+        UNET + "time_embed.0.weight": (1280, 320),
+        "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+        "first_stage_model.decoder.mid.block_1.conv1.weight": (8, 8, 3, 3),
+        "model_ema.diffusion_modelout2weight": (4, 320, 3, 3),
+    }
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def test_publishing_whole(tmp_path: Path) -> None:
+    tensors = _model()
+    metadata = {"ss_dataset_dirs": "/home/me/secret", "ss_tag_frequency": "{}", "modelspec.title": "古い", "note": "n"}
+    source = saved(tmp_path / "さくらミックス v1.safetensors", tensors, metadata)
+    thumbnail = tmp_path / "t.png"
+    thumbnail.write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50)
+    options = PublishOptions(
+        title="さくらミックス v1",
+        author="A",
+        license="CC0-1.0",
+        thumbnail=thumbnail,
+        remove_private=True,
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    plan = plan_publish(source, out, options)
+    assert plan.target == out / "sakuramikkusu-v1.safetensors" and not plan.target.exists()
+    assert plan.removed_metadata == ("ss_dataset_dirs", "ss_tag_frequency")
+    assert plan.pruned.dropped == {"ema": 1}
+    done = publish(source, out, options)
+    written = loaded(plan.target)
+    assert plan.bytes_out == sum(value.nbytes for value in written.values())
+    assert all(same_bits(value, tensors[name].half()) for name, value in written.items())
+    assert set(written) == set(tensors) - {"model_ema.diffusion_modelout2weight"}
+    assert metadata_of(plan.target) == plan.metadata
+    assert plan.metadata["modelspec.title"] == "さくらミックス v1" and plan.metadata["note"] == "n"
+    assert plan.metadata["modelspec.architecture"] == "stable-diffusion-v1"
+    assert plan.metadata["modelspec.prediction_type"] == "epsilon"
+    assert plan.metadata["modelspec.resolution"] == "512x512"
+    assert plan.metadata["modelspec.thumbnail"].startswith("data:image/png;base64,")
+    assert done.hashes.sha256 == hashlib.sha256(plan.target.read_bytes()).hexdigest() == done.result.sha256
+    english, japanese = (card.read_text(encoding="utf-8") for card in done.cards)
+    for card in (english, japanese):
+        assert "さくらミックス v1" in card and "SD1" in card and done.hashes.autov2 in card and "5–7" in card
+    assert "- VAE: included" in english and "内蔵" in japanese and "推奨設定" in japanese
+    assert (out / "sakuramikkusu-v1.sha256").read_text().split() == [done.hashes.sha256, plan.target.name]
+    with pytest.raises(UsageError, match="exists"):
+        publish(source, out, options)
+
+
+def test_the_v_model_says_what_it_wants(tmp_path: Path) -> None:
+    tensors = {name: value for name, value in _model().items() if not name.startswith(("first", "model_ema"))}
+    at = UNET + "input_blocks.4.1.transformer_blocks.0."
+    tensors.pop(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    tensors.pop(UNET + "input_blocks.1.1.proj_in.weight")
+    tensors[at + "attn2.to_k.weight"] = torch.randn(640, 2048)
+    tensors[UNET + "label_emb.0.0.weight"] = torch.randn(1280, 2816)
+    tensors["v_pred"] = tensors["ztsnr"] = torch.empty(0)
+    done = publish(saved(tmp_path / "in.safetensors", tensors), tmp_path, PublishOptions(name="out"))
+    assert done.report.prediction.type == "v_prediction"
+    english, japanese = (card.read_text(encoding="utf-8") for card in done.cards)
+    assert "SGM Uniform" in english and "4–5" in english and "Karras" in english.split("## File")[0]
+    assert "not included: use sdxl_vae" in english and "ゼロ終端SNR" in japanese
+    assert metadata_of(tmp_path / "out.safetensors")["modelspec.prediction_type"] == "v"
+    assert {"v_pred", "ztsnr"} <= set(loaded(tmp_path / "out.safetensors"))
+
+
+def test_hashes_by_their_definitions(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", _model(), {"a": "b"})
+    raw = source.read_bytes()
+    found = hash_file(source)
+    assert found.autov2 == hashlib.sha256(raw).hexdigest()[:10]
+    data = raw[8 + int.from_bytes(raw[:8], "little") :]
+    assert found.autov3 == hashlib.sha256(data).hexdigest()[:12]
+    other = saved(tmp_path / "b.safetensors", loaded(source), {"c": "other metadata"})
+    assert hash_file(other).autov3 == found.autov3 and hash_file(other).autov2 != found.autov2
+    (tmp_path / "c.ckpt").write_bytes(b"PK" + bytes(99))
+    assert hash_file(tmp_path / "c.ckpt").autov3 is None
+
+
+def test_bad_options(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", _model())
+    text = tmp_path / "t.txt"
+    text.write_text("no picture")
+    for options, says in (
+        (PublishOptions(resolution="big"), "1024x1024"),
+        (PublishOptions(thumbnail=text), "no JPEG"),
+        (PublishOptions(thumbnail=tmp_path / "none.png"), "cannot be read"),
+        (PublishOptions(name="a/b"), "path"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            plan_publish(source, tmp_path, options)
+    assert is_private("ss_output_name") and not is_private("modelspec.title")
+    assert suggest_name(Path("x/テスト.safetensors")) == "tesuto"
