@@ -8,6 +8,7 @@ Modelsmith knows, absolutely, so that a weight swap into the same object leaves 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -33,6 +34,7 @@ PARAMETERIZATION = {"v_prediction": "v", "epsilon": "eps"}
 # Files store the plain table in half precision at worst; within that, the exact one is meant.
 HALF_PRECISION = 2e-3
 
+_installs = itertools.count()
 # Configs made by us and the ones they were made from. The module outlives a reload of the UI, as the model does.
 _made_from: dict[str, str] = {}
 
@@ -58,53 +60,50 @@ class A1111Host(WebuiHost):
     def __init__(self) -> None:
         super().__init__("A1111")
         self._patches: list[tuple[Any, str, Callable[..., Any]]] = []
-        self._active = False
+        # The key of the patches that are in force; a wrapper with another one does nothing any more.
+        self._key: str | None = None
         self._reapply_waits = False
 
     # taking hold
 
     def install(self) -> None:
-        if self._active:
+        if self._key is not None:
             return
         from modules import sd_models, sd_models_config
 
-        self._active = True
+        self._key = f"modelsmith-{next(_installs)}"
         self._patch(sd_models_config, "find_checkpoint_config", self._wrap_find_config)
         self._patch(sd_models, "apply_alpha_schedule_override", self._wrap_schedule_override)
 
-    def _patch(self, module: Any, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:
+    def _patch(self, module: Any, name: str, wrap: Callable[[Any, str | None], Callable[..., Any]]) -> None:
         from modules import patches
 
-        replacement = wrap(getattr(module, name))
-        patches.patch(self._patch_key, module, name, replacement)
+        replacement = wrap(getattr(module, name), self._key)
+        patches.patch(self._key, module, name, replacement)
         self._patches.append((module, name, replacement))
-
-    @property
-    def _patch_key(self) -> str:
-        return f"modelsmith-{id(self)}"
 
     def uninstall(self) -> None:
         """Undo the patches and give every model in memory what the webui would have set.
 
         Where another extension has wrapped one of the functions since, it keeps our wrapper, which then does nothing.
         """
-        if not self._active:
+        if self._key is None:
             return
         from modules import patches
 
-        self._active = False
+        key, self._key = self._key, None
         for module, name, replacement in self._patches:
             if getattr(module, name) is replacement:
-                patches.undo(self._patch_key, module, name)
+                patches.undo(key, module, name)
         self._patches.clear()
         for model in self._models_in_memory():
             self._restore(model)
 
     # the config
 
-    def _wrap_find_config(self, original: Callable[..., str]) -> Callable[..., str]:
+    def _wrap_find_config(self, original: Callable[..., str], key: str | None) -> Callable[..., str]:
         def find_checkpoint_config(state_dict: Any, info: Any) -> str:
-            if not self._active or info is None:
+            if self._key != key or info is None:
                 return original(state_dict, info)
             return self._find_config(original, state_dict, info)
 
@@ -137,10 +136,10 @@ class A1111Host(WebuiHost):
 
     # the loaded model
 
-    def _wrap_schedule_override(self, original: Callable[..., None]) -> Callable[..., None]:
+    def _wrap_schedule_override(self, original: Callable[..., None], key: str | None) -> Callable[..., None]:
         def apply_alpha_schedule_override(sd_model: Any, p: Any = None) -> None:
             original(sd_model, p)
-            if self._active:
+            if self._key == key:
                 _keep_schedule(sd_model, p)
 
         return apply_alpha_schedule_override
@@ -185,7 +184,7 @@ class A1111Host(WebuiHost):
     def _apply(self, model: Any) -> None:
         """Set prediction type and schedule of one model. Doing it again changes nothing."""
         info = getattr(model, "sd_checkpoint_info", None)
-        if not self._active or info is None or not _has_discrete_schedule(model):
+        if self._key is None or info is None or not _has_discrete_schedule(model):
             return
         path = Path(info.filename)
         decision = self.resolver.resolve(path).decision
@@ -304,20 +303,29 @@ def _brings_schedule(path: Path) -> bool:
         return False
 
 
+def _read_config(path: str | Path) -> dict[str, Any]:
+    """A model config as a dict. Raises BadFileError where it cannot be read or is none."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadFileError(path, f"cannot be read as a config ({error})") from error
+    if not isinstance(found, dict):
+        raise BadFileError(path, "is not a config")
+    return cast("dict[str, Any]", found)
+
+
 def _host_parameterization(model: Any) -> str:
     """What the webui would have set from the config that it would have used."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     used = getattr(model, "used_config", None)
     if used is None:
         return str(model.parameterization)
     try:
-        config = OmegaConf.to_container(OmegaConf.load(_made_from.get(used, used)))
-    except (OSError, ValueError, OmegaConfBaseException) as error:
-        logger.warning("%s cannot be read (%s)", used, error)
+        return "v" if is_v_prediction(_read_config(_made_from.get(used, used))) else "eps"
+    except BadFileError as error:
+        logger.warning("%s", error)
         return str(model.parameterization)
-    return "v" if isinstance(config, dict) and is_v_prediction(cast("dict[str, Any]", config)) else "eps"
 
 
 def _keep_schedule(model: Any, processing: Any) -> None:
@@ -340,20 +348,13 @@ def _keep_schedule(model: Any, processing: Any) -> None:
 def _make_v_config(stock: Path, folder: Path) -> str:
     """Write the v-prediction form of a config under a name that depends on its content alone; its absolute path."""
     import yaml
-    from omegaconf import OmegaConf
 
-    text = stock.read_bytes()
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(stock))
-    except yaml.YAMLError as error:
-        raise BadFileError(stock, f"not a config ({error})") from error
-    if not isinstance(config, dict):
-        raise BadFileError(stock, "not a config")
-    made = cast("dict[str, Any]", config)
-    if is_v_prediction(made):
+    config = _read_config(stock)
+    if is_v_prediction(config):
         return str(stock)
-    target = (folder / f"{stock.stem}-v-{hashlib.sha256(text).hexdigest()[:8]}.yaml").resolve()
-    wanted = OmegaConf.to_yaml(OmegaConf.create(with_v_prediction(made)))
+    wanted = yaml.safe_dump(with_v_prediction(config), sort_keys=False)
+    digest = hashlib.sha256(wanted.encode()).hexdigest()[:8]
+    target = (folder / f"{stock.stem}-v-{digest}.yaml").resolve()
     if not target.exists() or target.read_text(encoding="utf-8") != wanted:
         folder.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.modelsmith-{os.getpid()}.tmp")
