@@ -313,6 +313,8 @@
         const down = button.getAttribute("aria-sort") === "ascending";
         table.querySelectorAll("th").forEach(head => head.setAttribute("aria-sort", "none"));
         button.setAttribute("aria-sort", down ? "descending" : "ascending");
+        libraryState.column = column;
+        libraryState.down = down;
         const body = table.tBodies[0];
         const rows = Array.from(body.rows).map(row => [sortValue(row.cells[column]), row]);
         const compare = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
@@ -323,6 +325,8 @@
     function filterTable(library) {
         const words = library.querySelector(".ms-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
         const kind = library.querySelector(".ms-kind-filter").value;
+        libraryState.text = library.querySelector(".ms-filter").value;
+        libraryState.kind = kind;
         let shown = 0;
         for (const row of library.querySelector("tbody").rows) {
             const text = row.textContent.toLowerCase();
@@ -330,6 +334,23 @@
             shown += row.hidden ? 0 : 1;
         }
         library.querySelector(".ms-shown").textContent = String(shown);
+    }
+
+    // A new table takes over what the user had typed and how the old one was sorted.
+    const libraryState = {text: "", kind: "", column: -1, down: false};
+
+    function restoreLibrary(library) {
+        const text = library.querySelector(".ms-filter");
+        const kind = library.querySelector(".ms-kind-filter");
+        text.value = libraryState.text;
+        kind.value = libraryState.kind;
+        if (kind.selectedIndex < 0) kind.value = "";
+        const head = library.querySelectorAll("th")[libraryState.column];
+        if (head) {
+            head.setAttribute("aria-sort", libraryState.down ? "ascending" : "none");
+            sortTable(library.querySelector("table"), libraryState.column, head);
+        }
+        if (text.value || kind.value) filterTable(library);
     }
 
     function openRow(row) {
@@ -341,6 +362,9 @@
     function tendLibrary() {
         root().querySelectorAll(".ms-library:not([data-ready])").forEach(library => {
             library.dataset.ready = "1";
+            // Files are still being read: the table is asked for again until none is waiting.
+            if (Number(library.dataset.waiting) > 0) setTimeout(() => byId("modelsmith_library_poll")?.click(), 700);
+            restoreLibrary(library);
             const table = library.querySelector("table");
             library.querySelector(".ms-filter").addEventListener("input", () => filterTable(library));
             library.querySelector(".ms-kind-filter").addEventListener("change", () => filterTable(library));

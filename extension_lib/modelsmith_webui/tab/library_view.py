@@ -26,6 +26,8 @@ class LibraryView:
     def build(self) -> None:
         with gr.Row(elem_classes=["ms-row", "ms-tools"], elem_id="modelsmith_library_tools"):
             self.refresh = gr.Button("Read again", elem_id="modelsmith_library_refresh", elem_classes=["ms-tool"])
+            # Out of sight but in the page: the script presses it while files are still being read.
+            self.poll = gr.Button("Look again", elem_id="modelsmith_library_poll", elem_classes=["ms-out-of-sight"])
         self.table = gr.HTML(empty_html(self.tr("Reading the model files …")), elem_id="modelsmith_library_table")
         # Out of sight but in the page: the script writes the opened row here.
         self.open = unsaved(
@@ -37,6 +39,7 @@ class LibraryView:
     def connect(self, tab: Any, views: Any) -> None:
         """Wire the view; ``views`` are the tabs, so that a row can lead to its report."""
         listen(tab.select, self.show, [], [self.table])
+        listen(self.poll.click, self.show, [], [self.table])
         listen(self.refresh.click, self.read_again, [], [self.table])
         listen(self.open.change, self.open_row, [self.open], [self.inspect.file, views, *self.inspect.outputs])
 
