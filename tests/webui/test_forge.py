@@ -72,10 +72,11 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, module in (("modules", modules), ("modules.shared", shared), ("modules.sd_models", sd_models)):
         monkeypatch.setitem(sys.modules, name, module)
     adapter: Any = forge.ForgeHost()
-    adapter.answers, adapter.opts, adapter.data = {}, shared.opts, data
+    adapter.answers, adapter.opts, adapter.data, adapter.found_type = {}, shared.opts, data, "epsilon"
 
     def resolve(path: Path) -> Any:
-        return SimpleNamespace(path=path, decision=adapter.answers[Path(path).name])
+        report = SimpleNamespace(prediction=SimpleNamespace(type=adapter.found_type))
+        return SimpleNamespace(path=path, report=report, decision=adapter.answers[Path(path).name])
 
     adapter.resolver = SimpleNamespace(resolve=resolve)
     return adapter
@@ -212,6 +213,14 @@ def test_host_option_against_the_file_is_said(host: Any, tmp_path: Path) -> None
     status = host.status()
     assert status is not None
     assert "Noise schedule" in status.notes[0]
+
+
+def test_what_forge_cannot_run_is_said(host: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    host.answers["a.safetensors"], host.found_type = decision(None), "edm_v_prediction"
+    predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
+    assert predictor.prediction_type == "epsilon"
+    assert "gives noise" in host.status().notes[0]
+    assert "gives noise" in caplog.text
 
 
 def test_failed_load_does_not_bar_the_way_back(host: Any, tmp_path: Path) -> None:

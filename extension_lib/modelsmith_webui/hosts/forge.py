@@ -22,6 +22,7 @@ import numpy as np
 from modelsmith.decision import Decision
 from modelsmith.schedules import FloatArray, sigmas, zero_terminal_snr
 from modelsmith_webui.host import Capability, LoadedStatus
+from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.webui import WebuiHost
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,11 @@ class ForgeHost(WebuiHost):
 
     def model_loaded(self, model: Any) -> None:
         self._bring_in_line(model)
+        status = self.status()
+        if status is None:
+            return
+        for note in status.notes:
+            logger.warning("%s: %s", status.path.name, note)
 
     def reapply(self) -> None:
         self._bring_in_line(self.loaded_model())
@@ -142,10 +148,11 @@ class ForgeHost(WebuiHost):
             return None
         predictor = discrete_predictor(model)
         state: ModelState | None = getattr(model, STATE, None)
-        decision = self.resolver.resolve(path).decision
+        resolution = self.resolver.resolve(path)
+        decision = resolution.decision
         applied = predictor is not None and state is not None and state.decision == decision
         sigma_max = float(predictor.sigmas[-1]) if predictor is not None else None
-        notes = state.notes if state is not None else ()
+        notes = state.notes if state is not None else self._left_alone(resolution, predictor)
         return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes)
 
     # the work
@@ -221,6 +228,16 @@ class ForgeHost(WebuiHost):
             "want it; set it to Default and let Modelsmith decide for each model",
         )
 
+    def _left_alone(self, resolution: Resolution, predictor: Any) -> tuple[str, ...]:
+        """What to say of a model that Forge runs on a schedule it was not made for."""
+        found = resolution.report.prediction.type
+        if predictor is None or resolution.decision.source == "off" or not found.startswith("edm"):
+            return ()
+        return (
+            f"the file is {found} and needs a continuous schedule, but Forge samples it as {predictor.prediction_type} "
+            "on the discrete one, which gives noise; use a webui that knows EDM models",
+        )
+
     def _log(self, path: Path, state: ModelState) -> None:
         decision = state.decision
         if decision is None:
@@ -235,5 +252,3 @@ class ForgeHost(WebuiHost):
             sigma_max,
             why,
         )
-        for note in state.notes:
-            logger.warning("%s: %s", path.name, note)
