@@ -58,6 +58,8 @@ def run_merge(
     )
     with ExitStack() as stack:
         sources = [stack.enter_context(open_tensors(one.header)) for one in plan.inputs]
+        for one in plan.inputs:
+            one.check_unchanged()
         hashes = _input_hashes(plan, sources, known)
         entries = [job.entry for job in plan.jobs]
         writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from modelsmith.errors import BadFileError, MergeError, UnknownNameError
 from modelsmith.files.dtypes import dtype
 from modelsmith.files.header import FileHeader, TensorInfo, read_header
+from modelsmith.files.tensors import FileStamp
 from modelsmith.merge.guard import InputPrediction
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class MergeInput:
     header: FileHeader
     report: Report
     canonical: Mapping[str, str]
+    stamps: Mapping[Path, FileStamp]
 
     @property
     def path(self) -> Path:
@@ -48,6 +50,12 @@ class MergeInput:
         """The tensor with this canonical name: its own name and place, or None."""
         own = self.canonical.get(canonical)
         return None if own is None else (own, self.header.tensors[own])
+
+    def check_unchanged(self) -> None:
+        """Raise BadFileError where the file changed since its header was read."""
+        for path, stamp in self.stamps.items():
+            if FileStamp.of(path) != stamp:
+                raise BadFileError(path, "it changed after the merge was planned", "Start the merge again")
 
     @property
     def prediction(self) -> InputPrediction:
@@ -78,10 +86,11 @@ def open_inputs(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[Merge
 
     inputs: list[MergeInput] = []
     for letter, path in zip(LETTERS, paths, strict=False):
+        stamps = {path: FileStamp.of(path)} if path.is_file() else {}
         header = read_header(path)
         report = identify_header(header)
         canonical = {canonical_name(key): key for key in header.tensors}
-        one = MergeInput(letter, names.get(path, path.name), header, report, canonical)
+        one = MergeInput(letter, names.get(path, path.name), header, report, canonical, stamps)
         _check_kind(one)
         _check_precision(one)
         inputs.append(one)

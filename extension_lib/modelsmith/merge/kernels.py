@@ -1,6 +1,7 @@
 """The arithmetic of one piece of a tensor: wide enough inside, one rounding at the end, the same bits for any cut.
 
-fp32 inside for outputs of 16 bits or fewer, fp64 for fp32 outputs.  Every value passes through vectorised code in
+fp32 inside while inputs and output have 16 bits or fewer, fp64 as soon as one has more: where fp32 inputs nearly cancel,
+fp32 arithmetic was measured 4.6 ulp of a bf16 result off.  Every value passes through vectorised code in
 whole lanes, also at the ends of a piece: the scalar code that a library runs for a remainder may round differently,
 and then the bytes would depend on where the work was cut.
 """
@@ -24,9 +25,10 @@ TILE = 64 * 1024
 """Values computed at a time, so that a few fp32 operands stay in the second-level cache."""
 
 
-def working_type(output: str) -> torch.dtype:
-    """The type to compute in for an output type: the next wider one that keeps one rounding exact enough."""
-    return torch.float64 if output in ("F32", "F64") else torch.float32
+def working_type(output: str, operands: Sequence[Tensor]) -> torch.dtype:
+    """The type to compute in: wider than the output and than every operand."""
+    widest = max((operand.element_size() for operand in operands), default=0)
+    return torch.float64 if widest > 2 or output in ("F32", "F64") else torch.float32
 
 
 class Kernel:
@@ -50,7 +52,7 @@ class Kernel:
         if self._lerps(operands, output, parameters):
             self._lerp(operands[0], operands[1], output, parameters["alpha"])
             return
-        kind = working_type(output_type)
+        kind = working_type(output_type, operands)
         for start in range(0, output.numel(), TILE):
             self._tile(
                 [operand[start : start + TILE] for operand in operands], output[start : start + TILE], kind, parameters
@@ -93,7 +95,7 @@ class Kernel:
 
     def whole(self, operands: Sequence[Tensor], output_type: str, parameters: Mapping[str, float]) -> Tensor:
         """The method on whole tensors of any shape, rounded to the output type."""
-        kind = working_type(output_type)
+        kind = working_type(output_type, operands)
         result: Tensor = self._function(*(operand.to(kind) for operand in operands), **parameters)
         return result.to(torch_dtype(output_type)).contiguous()
 
