@@ -1,7 +1,7 @@
 """The arithmetic of one piece of a tensor: wide enough inside, one rounding at the end, the same bits for any cut.
 
-fp32 inside while inputs and output have 16 bits or fewer, fp64 as soon as one has more: where fp32 inputs nearly cancel,
-fp32 arithmetic was measured 4.6 ulp of a bf16 result off.  Every value passes through vectorised code in
+fp32 inside while inputs and output have 16 bits or fewer, fp64 as soon as one has more: where fp32 inputs nearly
+cancel, fp32 arithmetic was measured 4.6 ulp of a bf16 result off.  Every value passes through vectorised code in
 whole lanes, also at the ends of a piece: the scalar code that a library runs for a remainder may round differently,
 and then the bytes would depend on where the work was cut.
 """
