@@ -199,6 +199,26 @@ def test_a_norm_that_varies_too_little_fails_the_proof(tmp_path: Path) -> None:
     assert only(tmp_path) == {"odd.safetensors"}
 
 
+def test_a_pickled_checkpoint_becomes_a_safetensors_one(tmp_path: Path, loud: dict[str, torch.Tensor]) -> None:
+    tensors = {**unet_tensors("sd1"), **spelled(LAYOUT, loud, "ldm", "first_stage_model.")}
+    torch.save({"state_dict": tensors, "global_step": 5}, tmp_path / "model.ckpt")
+    result = run_fix(FixRequest(tmp_path / "model.ckpt", tmp_path / "out.safetensors", calibration=SMALL))
+    assert result.identity.family == "sd"
+    found = load_file(result.path)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[n], t * 2.0 ** result.exponents.get(n, 0)) for n, t in tensors.items())
+
+
+def test_a_half_that_is_healthy_is_left_alone(tmp_path: Path, loud: dict[str, torch.Tensor]) -> None:
+    calm = random_weights(LAYOUT)
+    mixed = {name: loud[name] if name.startswith("encoder") else calm[name] for name in calm}
+    source = write_vae(tmp_path / "mixed.safetensors", LAYOUT, mixed)
+    with pytest.raises(NothingToCure, match=r"\(decoder"):
+        run_fix(FixRequest(source, tmp_path / "out.safetensors", ("decoder",), calibration=SMALL))
+    result = run_fix(FixRequest(source, tmp_path / "out.safetensors", calibration=SMALL))
+    assert result.exponents and all(name.startswith("encoder") for name in result.exponents)
+
+
 def test_a_layer_that_no_factor_reaches_is_named(tmp_path: Path) -> None:
     weights = random_weights(LAYOUT)
     weights["decoder.conv_out.weight"] *= 1e6

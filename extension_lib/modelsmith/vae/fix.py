@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modelsmith import __version__
@@ -145,7 +146,7 @@ def run_fix(request: FixRequest, watch: Watch | None = None) -> FixResult:
     identity = identify_vae(vae, with_company(vae, request.hints))
     with open_tensors(header) as source:
         original = survey(vae, identity, source, request.calibration, watch)
-        _require_reach(original)
+        _require_reach(original, request.sides)
         kept = _first_that_holds(original, identity, source, request, watch)
     chosen, probe, inputs = kept.chosen, original.outcome.probe, tuple(original.outcome.results)
     effects = cure.epsilon_effect(vae.layout, chosen.plan, probe.variances)
@@ -165,8 +166,14 @@ def run_fix(request: FixRequest, watch: Watch | None = None) -> FixResult:
     )
 
 
-def _require_reach(original: Survey) -> None:
-    unreachable = cure.beyond_reach(original.outcome.probe.maxima)
+def _of(sides: tuple[Side, ...], maxima: Mapping[str, float]) -> dict[str, float]:
+    """The layers of these sides."""
+    starts = {"decoder": ("decoder.", "post_quant_conv"), "encoder": ("encoder.", "quant_conv")}
+    return {layer: peak for layer, peak in maxima.items() if any(layer.startswith(starts[side]) for side in sides)}
+
+
+def _require_reach(original: Survey, sides: tuple[Side, ...]) -> None:
+    unreachable = cure.beyond_reach(_of(sides, original.outcome.probe.maxima))
     if unreachable:
         layer, peak = max(unreachable.items(), key=lambda item: item[1])
         raise ProofFailed(
@@ -205,7 +212,7 @@ def _choose(original: Survey, headroom: float, request: FixRequest) -> _Cure:
     layout, maxima = original.vae.layout, original.outcome.probe.maxima
     chosen = cure.plan(layout, maxima, FP16_MAX / headroom, request.sides)
     if not chosen:
-        peak = summarise(maxima, ()).peak
+        peak = summarise(_of(request.sides, maxima), ()).peak
         raise NothingToCure(
             f"{original.vae.header.path}: the largest activation is {peak.value:,.0f} ({peak.layer}), which leaves "
             f"fp16 a factor of {FP16_MAX / max(peak.value, 1e-9):,.1f}",
@@ -261,7 +268,7 @@ def _prove(temporary: Path, original: Survey, chosen: _Cure, job: _Job) -> Proof
             "Run this VAE in bf16 or fp32; nothing was written",
         )
     half = run(torch.float16, False, "proving in fp16").make(wide)
-    native = _is_narrow(vae)
+    native = _is_narrow(vae) and _calculates_fp16()
     own = run(torch.float16, True, "proving in fp16 itself").make(wide) if native else half
     if half.broken or own.broken:
         layers = [layer for layer, peak in half.probe.maxima.items() if math.isinf(peak)]
@@ -281,6 +288,19 @@ def _is_narrow(vae: VaeFile) -> bool:
     layout = vae.layout
     widest = max(layout.encoder_mid, layout.decoder_mid, *(level.channels for level in (*layout.down, *layout.up)))
     return widest <= _NATIVE_WIDTH
+
+
+def _calculates_fp16() -> bool:
+    """Whether this torch has the network's operations in fp16 for the CPU; older ones have not."""
+    value = torch.zeros((1, 32, 2, 2), dtype=torch.float16)
+    try:
+        F.conv2d(value, torch.zeros((1, 32, 1, 1), dtype=torch.float16))
+        F.silu(F.group_norm(value, 32))
+        F.interpolate(value, scale_factor=2.0, mode="nearest")
+        F.scaled_dot_product_attention(value, value, value)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _record(original: Survey, identity: Identity, chosen: _Cure) -> str:
