@@ -24,7 +24,7 @@ _ENDINGS = (
 )  # fmt: skip
 _SURE = (
     "lora_up", "lora_down", "lora_A", "lora_B", "lora.up", "lora.down", "hada_w", "lokr_w", "oft_blocks", "oft_diag",
-    "oft_R", "dora_scale", "lora_linear_layer", "w_norm", ".diff",
+    "oft_R", "dora_scale", "lora_linear_layer", "w_norm", ".diff", ".a1.weight",
 )  # fmt: skip
 _SHARE = 0.8  # of the names; a few embeddings may lie beside the adapter
 
@@ -191,28 +191,46 @@ def _by_names(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     return _unet_bases(text, flat)
 
 
+_DOWN = r"(lora_down|lora_A|lora_A_default|hada_w1_b|hada_w2_b|diff)(_weight)?$"
+_UP = r"(lora_up|lora_B|lora_B_default|hada_w1_a|hada_w2_a|diff)(_weight)?$"
+
+
 def _width(flat: Mapping[str, TensorInfo], stem: str) -> int | None:
-    """Input width of the layer whose flattened name ends in ``stem``, from its down matrix."""
+    """Input width of the layer whose flattened name ends in ``stem``, from its down matrix or its LoKr factors."""
+    wanted = re.compile(f"{stem}_{_DOWN}")
     for name, info in flat.items():
-        if (
-            re.search(stem + r"_(lora_down|lora_A|lora_A_default|lora_down_weight)(_weight)?$", name)
-            and len(info.shape) >= 2
-        ):
+        if wanted.search(name) and len(info.shape) >= 2:
             return info.shape[1]
-    for name, info in flat.items():  # LoHa keeps [rank, in] in w1_b; DoRA and full differences keep the whole
-        if re.search(stem + r"_(hada_w1_b|hada_w2_b|diff)$", name) and len(info.shape) >= 2:
-            return info.shape[1]
-    return None
+    return _lokr_side(flat, stem, 1)
 
 
 def _height(flat: Mapping[str, TensorInfo], stem: str) -> int | None:
-    """Output width of a layer, from its up matrix."""
+    """Output width of a layer, from its up matrix or its LoKr factors."""
+    wanted = re.compile(f"{stem}_{_UP}")
     for name, info in flat.items():
-        if re.search(stem + r"_(lora_up|lora_B|lora_B_default)(_weight)?$", name) and info.shape:
+        if wanted.search(name) and info.shape:
             return info.shape[0]
-    for name, info in flat.items():
-        if re.search(stem + r"_(hada_w1_a|hada_w2_a|diff)$", name) and info.shape:
-            return info.shape[0]
+    return _lokr_side(flat, stem, 0)
+
+
+def _lokr_side(flat: Mapping[str, TensorInfo], stem: str, axis: int) -> int | None:
+    """LoKr's weight is the Kronecker product of two factors, so its sides are the products of theirs.
+
+    A factor is whole (``lokr_w2``) or itself a product of two (``_a`` has the rows, ``_b`` the columns).
+    """
+    wanted = re.compile(f"({stem})_lokr_w[12](_[ab])?$")
+    for name in flat:
+        found = wanted.search(name)
+        if found is None:
+            continue
+        base = name[: found.end(1)] + "_lokr_w"
+        sides: list[int] = []
+        for factor in ("1", "2"):
+            info = flat.get(base + factor) or flat.get(base + factor + ("_b" if axis else "_a"))
+            if info is not None and len(info.shape) >= 2:
+                sides.append(info.shape[axis])
+        if len(sides) == 2:
+            return sides[0] * sides[1]
     return None
 
 
@@ -260,14 +278,26 @@ def _transformer_bases(text: str, flat: Mapping[str, TensorInfo]) -> tuple[str, 
         return ("wan",)
     if re.search(r"blocks_\d+_cross_attn_(q|kv)_linear", text):
         return ("pixart",)
-    if re.search(r"(?<!joint_)(?<!single_)transformer_blocks_\d+_attn_add_[qkv]_proj", text):
-        inner = _width(flat, r"transformer_blocks_\d+_attn_(to_q|add_q_proj|to_k|add_k_proj|to_v|add_v_proj)")
-        return {1536: ("sd3",), 2432: ("sd3",), 3072: ("qwen-image", "flux1")}.get(
-            inner or 0, ("sd3", "qwen-image", "flux1")
-        )
+    if re.search(r"(?<!joint_)(?<!single_)transformer_blocks_\d+_attn_(to_|add_)", text):
+        return _double_stream_bases(text, flat)
+    if _width(flat, r"transformer_blocks_\d+_attn[12]_to_[qkv]") == 1152:
+        return ("pixart",)
     if re.search(r"(down|up)_blocks_\d+_\d+_(attention|kv_mapper)", text):
         return ("stable-cascade",)
     return ()
+
+
+def _double_stream_bases(text: str, flat: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """diffusers gives SD3, FLUX.1, Chroma and Qwen-Image the same attention names: width and depth tell."""
+    width = _width(flat, r"transformer_blocks_\d+_attn_(to_q|add_q_proj|to_k|add_k_proj|to_v|add_v_proj|to_out_0)")
+    if width in (1536, 2432):
+        return ("sd3",)
+    last = max(int(number) for number in re.findall(r"transformer_blocks_(\d+)_", text))
+    if last >= 38:  # SD3.5 Large has 38 blocks, FLUX.1 has 19, Qwen-Image 60
+        return ("qwen-image",)
+    if re.search(r"transformer_blocks_\d+_(ff|ff_context|norm1|norm1_context)_", text):
+        return ("flux1",) if re.search(r"_norm1(_context)?_linear", text) else ("flux1", "chroma")
+    return ("flux1", "chroma", "qwen-image") if width == 3072 else ("sd3", "flux1", "chroma", "qwen-image")
 
 
 _CONTEXT_BASES: Mapping[int, tuple[str, ...]] = {
@@ -279,7 +309,7 @@ _CONTEXT_BASES: Mapping[int, tuple[str, ...]] = {
 
 
 def _unet_bases(text: str, flat: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    width = _width(flat, r"attn2_(to_k|to_v)")
+    width = _width(flat, r"attn2_(processor_)?(to_k|to_v)")
     if width is not None and width in _CONTEXT_BASES:
         return _CONTEXT_BASES[width]
     if "lora_te2_" in text or re.search(r"transformer_blocks_[2-9]_", text):
@@ -304,7 +334,7 @@ def read_embedding(header: FileHeader) -> tuple[str, ...] | None:
     names = header.tensors
     if not names or len(names) > 64:
         return None
-    widths = {info.shape[-1] for info in names.values() if info.shape and len(info.shape) <= 2}
+    widths = {side for info in names.values() if len(info.shape) <= 2 for side in info.shape[-1:]}
     if "clip_l" in names and "clip_g" in names and len(names) <= 6:
         return ("sd3",) if "t5xxl" in names else ("sdxl",)
     told = any(name.startswith("string_to_param") for name in names) or "emb_params" in names

@@ -41,10 +41,11 @@ class Draft:
 
     def component(self, name: str, tensors: Mapping[str, TensorInfo], prefix: str = "") -> Component:
         """Measure one part of the file."""
+        quantization = quantization_of(tensors, self.header, prefix)
         return Component(
             name=name,
-            precision=precision_of(tensors),
-            quantization=quantization_of(tensors, self.header, prefix),
+            precision=precision_of(tensors, quantization),
+            quantization=quantization,
             tensors=len(tensors),
             bytes=sum(info.nbytes for info in tensors.values()),
         )

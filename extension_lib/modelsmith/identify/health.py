@@ -6,6 +6,7 @@ import math
 
 from modelsmith.errors import BadFileError
 from modelsmith.files.ranges import read_values
+from modelsmith.identify.adapters import base_from_metadata
 from modelsmith.identify.draft import Draft
 from modelsmith.identify.messages import say
 from modelsmith.identify.report import LABELS, Ema
@@ -48,6 +49,7 @@ def add_health(draft: Draft) -> None:
             draft.warnings.append(say("incomplete", part=part.name, missing=part.missing, expected=part.expected))
     if draft.reduced:
         draft.warnings.append(say("reduced"))
+    _claims(draft)
     _prediction(draft)
     _leftovers(draft)
     _positions(draft)
@@ -72,6 +74,14 @@ def _prediction(draft: Draft) -> None:
             if evidence.says == "ztsnr" and prediction.zero_terminal_snr:
                 continue
             draft.warnings.append(say("name-hint", hint=evidence.says))
+
+
+def _claims(draft: Draft) -> None:
+    """Metadata that names another architecture than the tensors do: it was copied by a merge, or it lies."""
+    claimed = base_from_metadata(draft.header.metadata)
+    if claimed is not None and draft.candidates and claimed not in draft.candidates:
+        found = " / ".join(LABELS.get(name, name) for name in draft.candidates)
+        draft.warnings.append(say("mixed-metadata", claimed=LABELS.get(claimed, claimed), found=found))
 
 
 def _leftovers(draft: Draft) -> None:

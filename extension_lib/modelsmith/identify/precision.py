@@ -22,8 +22,17 @@ _FP8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 _MOSTLY = 0.9  # a dtype is a component's own from this share of its bytes; below it the component is mixed
 
 
-def precision_of(tensors: Mapping[str, TensorInfo]) -> str:
-    """The dtype of most bytes, ``mixed`` where none has nine tenths, whole numbers left out where there is else."""
+_PACKED = (("nf4", "nf4"), ("nvfp4", "nvfp4"), ("bnb_fp4", "fp4"), ("svdquant_fp4", "fp4"), ("svdquant_int4", "int4"))
+
+
+def precision_of(tensors: Mapping[str, TensorInfo], quantization: str | None = None) -> str:
+    """The dtype of most bytes, ``mixed`` where none has nine tenths, whole numbers left out where there is else.
+
+    Where a scheme packs values into bytes, the bytes' dtype says nothing and the scheme's own is given.
+    """
+    for scheme, name in _PACKED if quantization is not None else ():
+        if scheme in (quantization or ""):
+            return name
     by_bytes: Counter[str] = Counter()
     for info in tensors.values():
         by_bytes[info.dtype] += info.nbytes

@@ -27,11 +27,14 @@ def _flux1_variants(inputs: str, guidance: str) -> tuple[Variant, ...]:
     )
 
 
-def _flux2_variants(text: str, guidance: str) -> tuple[Variant, ...]:
+def _flux2_variants(text: str, guidance: str, doubles: str) -> tuple[Variant, ...]:
+    # FLUX.2 has no biases, so a packed file hides its widths; the number of blocks does not lie
+    klein4 = All(Has(f"{text}.absmax"), Blocks(doubles, 5, 5))
+    klein9 = All(Has(f"{text}.absmax"), Blocks(doubles, 8, 8))
     return (
         Variant("dev", Has(guidance)),
-        Variant("klein-4b", Side(text, 1, 7680)),
-        Variant("klein-9b", Side(text, 1, 12288)),
+        Variant("klein-4b", AnyOf(Side(text, 1, 7680), klein4)),
+        Variant("klein-9b", AnyOf(Side(text, 1, 12288), klein9)),
         Variant("klein", ALWAYS),
     )
 
@@ -65,7 +68,7 @@ TRANSFORMERS: tuple[Architecture, ...] = (
         prediction="flow",
         inputs=("img_in.weight", 1),
         width=("img_in.weight", 0, (6144, 3072, 4096)),
-        variants=_flux2_variants("txt_in.weight", "guidance_in.in_layer.weight"),
+        variants=_flux2_variants("txt_in.weight", "guidance_in.in_layer.weight", "double_blocks"),
     ),
     Architecture(
         id="flux2",
@@ -75,7 +78,9 @@ TRANSFORMERS: tuple[Architecture, ...] = (
         prediction="flow",
         inputs=("x_embedder.weight", 1),
         width=("x_embedder.weight", 0, (6144, 3072, 4096)),
-        variants=_flux2_variants("context_embedder.weight", "time_guidance_embed.guidance_embedder.linear_1.weight"),
+        variants=_flux2_variants(
+            "context_embedder.weight", "time_guidance_embed.guidance_embedder.linear_1.weight", "transformer_blocks"
+        ),
     ),
     Architecture(
         id="chroma",

@@ -11,6 +11,7 @@ from modelsmith.identify.architectures import Architecture, Variant
 from modelsmith.identify.conditions import context_width
 from modelsmith.identify.draft import Draft, match
 from modelsmith.identify.encoders import find_encoder, find_vae, looks_like_encoder
+from modelsmith.identify.known import known_vae
 from modelsmith.identify.messages import say
 from modelsmith.identify.prediction import judge
 from modelsmith.identify.split import Tensors
@@ -50,6 +51,10 @@ def add_control(draft: Draft) -> bool:
     draft.layout = ("ldm" if prefix else "ldm bare") if ldm else "diffusers"
     draft.in_channels = view.side("input_blocks.0.0.weight" if ldm else "conv_in.weight", 1)
     draft.components.append(draft.component("controlnet", tensors, prefix))
+    if parts.control and parts.model:
+        draft.components.append(draft.component("diffusion_model", parts.model, parts.model_prefix))
+    add_vaes(draft)
+    add_encoders(draft)
     return True
 
 
@@ -145,7 +150,7 @@ def _partial(draft: Draft, view: View) -> tuple[Architecture, Variant] | None:
 def add_vaes(draft: Draft) -> None:
     """The VAEs of a checkpoint."""
     for prefix, tensors in draft.parts.vaes.items():
-        part = draft.component("vae", tensors, prefix)
+        part = replace(draft.component("vae", tensors, prefix), known_as=known_vae(draft.header, prefix))
         found = find_vae(draft.view(tensors, prefix))
         architecture = None
         if found is not None:
@@ -169,8 +174,18 @@ def add_encoders(draft: Draft) -> None:
 
 
 def _named_by(prefix: str) -> str:
-    match_ = re.match(r"text_encoders\.([^.]+)\.", prefix)
-    return match_.group(1)[:40] if match_ else "text_encoder"
+    """The name of an encoder whose widths tell nothing, by where it stands in the file."""
+    found = re.match(r"text_encoders\.([^.]+)\.", prefix)
+    return found.group(1)[:40] if found else _BY_PLACE.get(prefix, "text_encoder")
+
+
+_BY_PLACE = {
+    "cond_stage_model.transformer.": "clip_l",
+    "cond_stage_model.model.": "clip_h",
+    "conditioner.embedders.0.transformer.": "clip_l",
+    "conditioner.embedders.0.model.": "clip_g",
+    "conditioner.embedders.1.model.": "clip_g",
+}
 
 
 def add_auxiliary(draft: Draft) -> None:
@@ -224,7 +239,7 @@ def _add_lone_vae(draft: Draft, tensors: Mapping[str, TensorInfo]) -> bool:
     draft.candidates = found.bases
     draft.variant = found.variant
     draft.layout = found.layout
-    part = draft.component("vae", tensors)
+    part = replace(draft.component("vae", tensors), known_as=known_vae(draft.header, ""))
     draft.components.append(
         replace(part, architecture="|".join(found.bases), **measure(found, None, tensors, part.quantization))
     )
@@ -237,7 +252,7 @@ def _kind_of_parts(draft: Draft) -> None:
     if parts.encoders:
         draft.kind = "text_encoder"
         known = [part.architecture for part in draft.components if part.name != "vae" and part.architecture]
-        draft.candidates = (known[0],) if len(known) == 1 else ()
+        draft.candidates = tuple(dict.fromkeys(known))
         draft.variant = "+".join(known) or None
         draft.layout = "comfy-checkpoint"
     if parts.vaes and not parts.encoders:
