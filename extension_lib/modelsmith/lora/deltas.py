@@ -97,17 +97,18 @@ def decompose(weight: torch.Tensor, delta: torch.Tensor, magnitude: torch.Tensor
 def _rotations(blocks: torch.Tensor, constraint: float, strength: float) -> torch.Tensor:
     """Cayley transform ``R = (I + Q)(I − Q)⁻¹``, ``Q = B − Bᵀ``, moved from the identity by ``strength``.
 
-    Where the norm of all of Q exceeds ``constraint`` (> 0), Q is scaled down to it.
+    Where the norm of all of Q exceeds ``constraint`` (> 0), Q is scaled down to it. In fp64: the inverse of an
+    ill-conditioned block would cost fp32 three digits, and the blocks are small.
     """
     import torch
 
-    skew = blocks - blocks.transpose(-1, -2)
+    skew = blocks.double() - blocks.double().transpose(-1, -2)
     size = norm(skew)
     if 0 < constraint < size:
         skew = skew * (constraint / size)
-    identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+    identity = torch.eye(blocks.shape[-1], dtype=torch.float64)
     rotation = solve_right(identity - skew, identity + skew)
-    return identity + strength * (rotation - identity)
+    return (identity + strength * (rotation - identity)).to(blocks.dtype)
 
 
 def _rescaled(weight: torch.Tensor, rescale: torch.Tensor | None, strength: float) -> torch.Tensor:
@@ -146,14 +147,12 @@ def butterfly(weight: torch.Tensor, factors: Factors, constraint: float, strengt
 
     blocks = factors["oft_blocks"]
     rounds, number, size, _ = blocks.shape
-    if number * size != weight.shape[0] or size % 2:
+    if number * size != weight.shape[0] or size % 2 or weight.shape[0] % (2 ** (rounds - 1) * size):
         raise MergeError(f"BOFT blocks of {tuple(blocks.shape)} do not fit a weight of {tuple(weight.shape)}")
     rotation = _rotations(blocks, constraint, strength)
     rows = weight.reshape(weight.shape[0], -1)
     for index in range(rounds):
         step = 2**index * (size // 2)
-        if rows.shape[0] % (2 * step):
-            raise MergeError(f"BOFT round {index} does not fit a weight of {tuple(weight.shape)}")
         mixed = rows.reshape(-1, 2, step, rows.shape[1]).transpose(1, 2).reshape(number, size, -1)
         turned = torch.einsum("kij,kjp->kip", rotation[index], mixed)
         rows = turned.reshape(-1, step, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)

@@ -48,10 +48,45 @@ class MatchReport:
         return len({match.module.name for match in self.matches})
 
 
-def check_architecture(file: LoraFile, architecture: str | None, checkpoint: Path) -> None:
+def match_lora(file: LoraFile, index: TargetIndex, architecture: str | None) -> MatchReport:
+    """Find the target of every module.
+
+    architecture: the checkpoint's, to refuse LoRAs of another one by name; None leaves that to the shapes. A LoRA of
+    which every module has its place and shape is never refused: then it fits, whatever its file looks like.
+    Raises MergeError for a wrong architecture, a shape that does not fit, or a LoRA of which nothing matches.
+    """
+    matches: list[Match] = []
+    unmatched: dict[str, str] = {}
+    for module in file.modules:
+        target = index.find(module.slot, module.flat_name)
+        try:
+            found = _reason(module, index) if target is None else _match(file, module, target, index)
+        except MergeError:
+            _check_architecture(file, architecture, index.header.path)
+            raise
+        if isinstance(found, str):
+            unmatched[module.name] = found
+            continue
+        matches.append(found)
+        if found.bias is None and any(role in module.tensors for role in _BIAS_ROLES):
+            unmatched[module.tensors[_bias_role(module)]] = "the checkpoint's module has no bias"
+    if unmatched:
+        _check_architecture(file, architecture, index.header.path)
+    for name in file.leftover:
+        unmatched[name] = "no kind of LoRA tensor that is known here"
+    if not matches:
+        some = ", ".join(list(unmatched)[:3])
+        raise MergeError(
+            f"{file.path.name}: none of its {len(file.modules)} modules is in {index.header.path.name} ({some} …)",
+            "The LoRA is for another kind of model",
+        )
+    return MatchReport(file.path, tuple(matches), unmatched)
+
+
+def _check_architecture(file: LoraFile, architecture: str | None, checkpoint: Path) -> None:
     """Raise MergeError, naming both, where the LoRA was made for another architecture than the checkpoint's.
 
-    Nothing is said where either cannot be told: the shapes decide then.
+    Nothing is said where either cannot be told.
     """
     from modelsmith.identify import identify_header
 
@@ -62,37 +97,8 @@ def check_architecture(file: LoraFile, architecture: str | None, checkpoint: Pat
     if fits and architecture not in fits:
         raise MergeError(
             f"{file.path.name} was made for {' or '.join(fits)}, but {checkpoint.name} is {architecture}",
-            "Choose a LoRA for this architecture",
+            "Choose a LoRA for this architecture, or let the shapes alone decide (--any-architecture)",
         )
-
-
-def match_lora(file: LoraFile, index: TargetIndex, architecture: str | None) -> MatchReport:
-    """Find the target of every module.
-
-    architecture: the checkpoint's, to refuse LoRAs of another one by name; None leaves that to the shapes.
-    Raises MergeError for a wrong architecture, a shape that does not fit, or a LoRA of which nothing matches.
-    """
-    check_architecture(file, architecture, index.header.path)
-    matches: list[Match] = []
-    unmatched: dict[str, str] = {}
-    for module in file.modules:
-        target = index.find(module.slot, module.flat_name)
-        found = _reason(module, index) if target is None else _match(file, module, target, index)
-        if isinstance(found, str):
-            unmatched[module.name] = found
-            continue
-        matches.append(found)
-        if found.bias is None and any(role in module.tensors for role in _BIAS_ROLES):
-            unmatched[module.tensors[_bias_role(module)]] = "the checkpoint's module has no bias"
-    for name in file.leftover:
-        unmatched[name] = "no kind of LoRA tensor that is known here"
-    if not matches:
-        some = ", ".join(list(unmatched)[:3])
-        raise MergeError(
-            f"{file.path.name}: none of its {len(file.modules)} modules is in {index.header.path.name} ({some} …)",
-            "The LoRA is for another kind of model",
-        )
-    return MatchReport(file.path, tuple(matches), unmatched)
 
 
 def _reason(module: LoraModule, index: TargetIndex) -> str:

@@ -23,7 +23,10 @@ def produced(algebra: str, shapes: Mapping[str, Shape]) -> tuple[int, int] | Non
         blocks = shapes["oft_blocks"]
         if len(blocks) < 3 or blocks[-1] != blocks[-2]:
             return None
-        return (blocks[-3] * blocks[-2], 0)
+        rows = blocks[-3] * blocks[-2]
+        if len(blocks) == 4 and (blocks[-1] % 2 or rows % (2 ** (blocks[0] - 1) * blocks[-1])):
+            return None  # BOFT's last round pairs rows that many apart
+        return (rows, 0)
     for role in ("diff", "set_weight", "w_norm"):
         if role in shapes:
             shape = shapes[role] or (1,)

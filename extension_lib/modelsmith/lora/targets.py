@@ -186,6 +186,9 @@ class TargetIndex:
             others = list(unet_aliases(module.name)) if unet else []
             if family:
                 others += rule_aliases(family.rules, module.name)
+            if module.weight is not None and not module.weight.endswith(".weight"):
+                # ComfyUI names such tensors whole: ``….key_norm.scale.diff``.
+                others.append((flat(module.weight.removeprefix(prefix)), WHOLE))
             first = others[0] if others and diffusers_first else plain
             kohya = "lora_unet_" + first[0]
             for alias in (plain, *others):
