@@ -21,7 +21,13 @@ class Command(Protocol):
 
 
 # Modules that build their parsers without torch or numpy; those are imported when a command runs.
-COMMANDS = ("modelsmith.identify.cli", "modelsmith.merge.cli", "modelsmith.lora.cli", "modelsmith.vae.cli")
+COMMANDS = (
+    "modelsmith.identify.cli",
+    "modelsmith.merge.cli",
+    "modelsmith.lora.cli",
+    "modelsmith.vae.cli",
+    "modelsmith.convert.cli",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -67,16 +67,16 @@ def parse_precision(text: str, *, clip: bool = False) -> Precision:
     return Precision({part: label for part, label in found.items() if label != "keep"}, clip)
 
 
-def set_precision(model: Model, precision: Precision) -> LossBook:
+def set_precision(model: Model, precision: Precision, book: LossBook | None = None) -> LossBook:
     """Put every floating tensor of the named parts into its precision, decoding what was quantised.
 
     Markers, schedule buffers and integers stay as they are. In fp8 only matrices and kernels become eight bits wide;
     vectors (norms, biases) are kept in fp16, or bf16 where they were that. GGUF's packed types exist in no other
     format: a part that is not named becomes fp16 where it holds such.
-    Returns the book that fills with losses while the model is written. Raises UsageError where a part cannot be
-    written in that form.
+    Returns the book, the given one if any, that fills with losses while the model is written. Raises UsageError where
+    a part cannot be written in that form.
     """
-    book = LossBook()
+    book = book or LossBook()
     table = model.parts()
     scaled_prefixes: set[str] = set()
     for name in list(model.tensors):
@@ -97,6 +97,23 @@ def set_precision(model: Model, precision: Precision) -> LossBook:
         model.tensors[name] = node if kind == node.dtype else Cast(node, kind, book, name, precision.clip)
     _settle_markers(model, scaled_prefixes)
     return book
+
+
+def decode_all(model: Model, precision: Precision, book: LossBook) -> None:
+    """Undo every quantisation. A part without a precision of its own becomes fp16, since float32 was never there."""
+    table = model.parts()
+    for name, packed in model.quantized.items():
+        part: Part = table.part_of(name)
+        node = packed.node
+        known = precision.parts.get("unet" if part == "ema" else part)
+        model.tensors[name] = node if known else Cast(node, "F16", book, name)
+        for companion in packed.companions:
+            model.tensors.pop(companion, None)
+    if model.quantized:
+        for name in [name for name in model.tensors if name.rpartition(".")[2] == "scaled_fp8"]:
+            del model.tensors[name]
+        model.metadata.pop("_quantization_metadata", None)
+    model.quantized.clear()
 
 
 def _label_of(model: Model, table: PartTable, name: str, precision: Precision) -> str | None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
+from modelsmith.convert.casts import LossBook
 from modelsmith.convert.components import UNET_PREFIX, VAE_PREFIX, family_of, find_vae, put_in
 from modelsmith.convert.encoders import PLACES, find_encoders
 from modelsmith.convert.model import Model, open_model
 from modelsmith.convert.nodes import Constant, whole
+from modelsmith.convert.precision import Precision, decode_all
 from modelsmith.errors import UsageError
 from modelsmith.files.dtypes import count
 from modelsmith.identify import Report
@@ -313,6 +315,7 @@ def _missing(model: Model, donor_path: Path | None) -> list[Finding]:
 
         def apply(part: str = part, path: Path = donor_path) -> None:
             with open_model(path) as donor:
+                decode_all(donor, Precision({}), LossBook())
                 put_in(model, donor, part)
 
         found.append(Finding("missing", f"the {part} is missing", evidence, f"taken from {donor_path.name}", apply))

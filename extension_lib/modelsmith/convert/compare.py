@@ -1,0 +1,216 @@
+"""Two models tensor by tensor, and one model for damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from modelsmith.convert.casts import TILE, cast
+from modelsmith.convert.hashes import hash_file
+from modelsmith.convert.model import Model, open_model
+from modelsmith.convert.nodes import Node, byte_view
+from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UsageError
+from modelsmith.files.dtypes import DTYPES, count
+from modelsmith.files.header import read_header
+
+Verdict = Literal["equal", "rounded", "different", "shape", "only_a", "only_b"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one tensor of two models relates.
+
+    ``rounded``: equal once the wider type is rounded to the narrower. largest: of the absolute differences of finite
+    values. share: of all values, how many differ.
+    """
+
+    name: str
+    verdict: Verdict
+    largest: float = 0.0
+    share: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All tensors of two models, those of the first in its order, then those that only the second has."""
+
+    differences: tuple[Difference, ...]
+
+    def counts(self) -> dict[Verdict, int]:
+        """How many tensors got each verdict; verdicts that none got are left out."""
+        found: dict[Verdict, int] = {}
+        for difference in self.differences:
+            found[difference.verdict] = found.get(difference.verdict, 0) + 1
+        return found
+
+    @property
+    def same(self) -> bool:
+        """Whether no tensor differs by more than rounding and none is missing."""
+        return set(self.counts()) <= {"equal", "rounded"}
+
+
+def compare(first: Path, second: Path, cancelled: Callable[[], bool] | None = None) -> Comparison:
+    """Compare two models of any format; packed values are compared decoded. Raises BadFileError, Cancelled."""
+    with open_model(first) as a, open_model(second) as b, ThreadPoolExecutor(2) as pool:
+        _unpack(a)
+        _unpack(b)
+        names = [*a.tensors, *(name for name in b.tensors if name not in a.tensors)]
+
+        def one(name: str) -> Difference:
+            if cancelled is not None and cancelled():
+                raise Cancelled
+            return _compare(name, a.tensors.get(name), b.tensors.get(name))
+
+        return Comparison(tuple(pool.map(one, names)))
+
+
+def _unpack(model: Model) -> None:
+    for name, packed in model.quantized.items():
+        model.tensors[name] = packed.node
+        for companion in packed.companions:
+            model.tensors.pop(companion, None)
+
+
+def _compare(name: str, a: Node | None, b: Node | None) -> Difference:
+    if a is None or b is None:
+        return Difference(name, "only_a" if b is None else "only_b")
+    if a.shape != b.shape:
+        return Difference(name, "shape", detail=f"{list(a.shape)} and {list(b.shape)}")
+    size = count(a.shape)
+    exact, rounded_a, rounded_b = a.dtype == b.dtype, True, True
+    largest, unequal = 0.0, 0
+    for first in range(0, size, TILE):
+        part = min(TILE, size - first)
+        left, right = a.read(first, part).contiguous(), b.read(first, part).contiguous()
+        if exact and byte_view(left) == byte_view(right):
+            continue
+        exact = False
+        differ, error = _differ(left, right)
+        unequal += differ
+        largest = max(largest, error)
+        rounded_a = rounded_a and _rounds_to(left, b.dtype, right)
+        rounded_b = rounded_b and _rounds_to(right, a.dtype, left)
+    if exact:
+        return Difference(name, "equal")
+    detail = "" if a.dtype == b.dtype else f"{a.dtype} and {b.dtype}"
+    verdict: Verdict = "rounded" if rounded_a or rounded_b else "different"
+    return Difference(name, verdict, largest, unequal / size if size else 0.0, detail)
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return (
+        values.double() if values.dtype == torch.float64 else values.float() if values.is_floating_point() else values
+    )
+
+
+def _differ(left: torch.Tensor, right: torch.Tensor) -> tuple[int, float]:
+    """How many values differ, NaN counting as equal to NaN, and the largest finite difference."""
+    a, b = _wide(left), _wide(right)
+    both_nan = torch.isnan(a) & torch.isnan(b) if a.is_floating_point() and b.is_floating_point() else None
+    unequal = a != b if both_nan is None else (a != b) & ~both_nan
+    error = (a.double() - b.double()).abs()
+    return int(unequal.sum()), float(torch.nan_to_num(error, 0.0, 0.0, 0.0).amax())
+
+
+def _rounds_to(values: torch.Tensor, kind: str, wanted: torch.Tensor) -> bool:
+    if not values.is_floating_point() or not DTYPES[kind].floating:
+        return False
+    got, want = _wide(cast(values, kind)[0]), _wide(wanted)
+    return bool(((got == want) | (got.isnan() & want.isnan())).all())
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One file after a check. problems: empty where it is sound. sha256 is None where no hash was asked for."""
+
+    path: Path
+    problems: tuple[str, ...]
+    sha256: str | None = None
+
+
+def check_file(
+    path: Path,
+    *,
+    values: bool = True,
+    expected: frozenset[str] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Checked:
+    """Check header and sizes, then the values for NaN and infinity, then the hash. Never raises for a bad file.
+
+    expected: hashes that the file may have (SHA-256, or its first ten digits, or AutoV3), None for no check.
+    """
+    problems: list[str] = []
+    digest: str | None = None
+    try:
+        header = read_header(path)
+        problems += [f"the pickle asks for {name}" for name in header.forbidden]
+        if values and header.tensors:
+            problems += _bad_values(path, cancelled)
+        if expected is not None and path.is_file():
+            hashes = hash_file(path, cancelled)
+            digest = hashes.sha256
+            if not expected & {hashes.sha256, hashes.autov2, hashes.autov3, hashes.data_sha256}:
+                problems.append(f"its SHA-256 is {digest}, not one of those expected")
+    except Cancelled:
+        raise
+    except ModelsmithError as error:
+        problems.append(str(error))
+    return Checked(path, tuple(problems), digest)
+
+
+def _bad_values(path: Path, cancelled: Callable[[], bool] | None) -> Iterator[str]:
+    with open_model(path) as model:
+        _unpack(model)
+        for name, node in model.tensors.items():
+            if cancelled is not None and cancelled():
+                raise Cancelled
+            nan, infinite = not_finite(node)
+            if nan or infinite:
+                yield f"tensor {name!r} holds {nan} NaN and {infinite} infinite values"
+
+
+def not_finite(node: Node) -> tuple[int, int]:
+    """How many values are NaN, and how many infinite."""
+    if not DTYPES[node.dtype].floating:
+        return 0, 0
+    nan = infinite = 0
+    size = count(node.shape)
+    for first in range(0, size, TILE):
+        loss = cast(node.read(first, min(TILE, size - first)), "F32")[1]
+        nan += loss.nan
+        infinite += loss.infinite
+    return nan, infinite
+
+
+def read_hash_list(path: Path) -> dict[str, frozenset[str]]:
+    """Hashes by file name from a text as ``sha256sum`` writes it: ``HASH  NAME``, or ``NAME HASH``, one a line.
+
+    Raises BadFileError where it cannot be read, UsageError for a line that holds no hash.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFileError(path, f"the list of hashes cannot be read ({error})", "Check the file") from error
+    found: dict[str, frozenset[str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        first, _, rest = line.strip().partition(" ")
+        last = line.strip().rpartition(" ")
+        pairs = ((first, rest), (last[2], last[0]))
+        pair = next(((digest.lower(), name) for digest, name in pairs if _is_hash(digest) and name.strip()), None)
+        if pair is None:
+            raise UsageError(f"line {number} of {path} holds no hash and name", "Write HASH  NAME on each line")
+        name = Path(pair[1].strip().removeprefix("*").rstrip(":").strip()).name
+        found[name] = found.get(name, frozenset()) | {pair[0]}
+    return found
+
+
+def _is_hash(text: str) -> bool:
+    return len(text) in (10, 12, 64) and all(letter in "0123456789abcdefABCDEF" for letter in text)
