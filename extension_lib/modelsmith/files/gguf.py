@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader, TensorInfo
+
+if TYPE_CHECKING:
+    import mmap
 
 _DAMAGED = "The file is damaged: download or copy it again"
 _MAX_HEADER = 100_000_000
@@ -88,6 +90,8 @@ def read_gguf(path: Path) -> FileHeader:
 
     Raises BadFileError for another version, a damaged header, an unknown type, or tensors beyond the end.
     """
+    import mmap  # only here: identification needs the table of types from this module, and not the system's maps
+
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         reader = _Reader(path, data)
         version = reader.number("I")

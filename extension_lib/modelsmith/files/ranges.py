@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 
@@ -73,6 +72,8 @@ def small_hash(header: FileHeader, name: str) -> str:
 
     A file saved in fp32 and the same saved in fp16 give one hash. Raises BadFileError.
     """
+    import hashlib  # slow to import, and seldom needed
+
     values = read_values(header, name)
     return hashlib.sha256(struct.pack(f"<{len(values)}e", *(_to_half(value) for value in values))).hexdigest()
 
