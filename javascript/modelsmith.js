@@ -49,10 +49,21 @@
         return byId("refresh_sd_model_checkpoint") || byId("forge_refresh_checkpoint");
     }
 
+    // gradio hands over the values of the outputs too; only the inputs are to be sent back.
+    const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
+
+    // Each question for the summary carries a ticket, so that an answer which was overtaken is not shown.
+    const pageId = Math.random().toString(36).slice(2);
+    let asked = 0;
+
+    window.modelsmithPlan = function() {
+        const args = mergeInputs(arguments);
+        args[0] = pageId + ":" + (asked += 1);
+        return args;
+    };
+
     window.modelsmithSubmit = function() {
-        // gradio hands over the values of the outputs too; only the inputs are to be sent back.
-        const wanted = Number(pageData().mergeInputs);
-        const args = Array.from(arguments).slice(0, wanted || undefined);
+        const args = mergeInputs(arguments);
         if (typeof requestProgress !== "function" || typeof randomId !== "function") return args;
         const id = randomId();
         const place = byId("modelsmith_progress");

@@ -156,7 +156,7 @@ def test_the_form_reads_the_fields_in_the_order_of_the_view(host: StandaloneHost
 
 
 def test_the_plan_says_what_will_be_made(host: StandaloneHost) -> None:
-    plan, mix = merge_view(host).show_plan(*values(alpha=0.25))
+    plan, mix = merge_view(host).show_plan("", *values(alpha=0.25))
     assert "What will be made" in plan and "Alpha 0.25" in plan
     assert "modelsmith-demo-a_0.25_modelsmith-demo-b.safetensors" in plan
     assert mix["visible"] is False
@@ -177,14 +177,22 @@ def test_the_plan_says_what_will_be_made(host: StandaloneHost) -> None:
 def test_what_stands_in_the_way_is_said_before_the_start(
     host: StandaloneHost, changes: dict[str, Any], told: str
 ) -> None:
-    plan, _ = merge_view(host).show_plan(*values(**changes))
+    plan, _ = merge_view(host).show_plan("", *values(**changes))
     assert told in plan
+
+
+def test_an_answer_that_was_overtaken_is_not_shown(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    assert "What will be made" in view.show_plan("page:2", *values())[0]
+    assert view.show_plan("page:1", *values()) == [gr.update(), gr.update()]
+    assert "What will be made" in view.show_plan("other:1", *values())[0]
+    assert "What will be made" in view.show_plan("page:3", *values())[0]
 
 
 def test_models_that_do_not_fit_are_refused(host: StandaloneHost, tmp_path: Path) -> None:
     lora = {f"lora_unet_x_{n}.lora_{side}.weight": ("F16", (4, 4)) for n in range(3) for side in ("up", "down")}
     write_header_only(tmp_path / "lora.safetensors", lora)
-    plan, _ = merge_view(host).show_plan(*values(b="lora.safetensors"))
+    plan, _ = merge_view(host).show_plan("", *values(b="lora.safetensors"))
     assert 'role="alert"' in plan and "lora.safetensors" in plan
 
 

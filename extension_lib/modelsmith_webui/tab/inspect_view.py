@@ -94,6 +94,10 @@ class InspectView:
     def refresh_files(self) -> Any:
         """Look for new files and offer them."""
         self.host.refresh_checkpoints()
+        return self.offer()
+
+    def offer(self) -> Any:
+        """The files that the host has now."""
         return gr.update(choices=all_labels(self.host))
 
     def page_of(self, path: Path, file: ModelFile | None) -> Page:

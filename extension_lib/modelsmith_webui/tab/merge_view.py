@@ -31,6 +31,7 @@ from modelsmith_webui.tab.merge_form import (
 from modelsmith_webui.tab.plan_page import failure_html, formula_html, plan_html, reporter, result_html
 from modelsmith_webui.tab.report_page import badge_row
 from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.turns import Turns
 from modelsmith_webui.tab.words import PRECISIONS
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class MergeView:
 
     def __init__(self, host: Host, tr: Texts) -> None:
         self.host, self.tr = host, tr
+        self.turns = Turns()
         self.sliders: dict[str, Any] = {}
         self.texts: dict[str, Any] = {}
         self.editors: dict[str, Any] = {}
@@ -189,13 +191,9 @@ class MergeView:
         listen(self.refresh.click, self.refresh_lists, [], self.slots)
         listen(self.swap.click, lambda a, b: (b, a), self.slots[:2], self.slots[:2])
         listen(self.loaded.click, self.use_loaded, [], [self.slots[0]])
-        planned = [self.plan, self.mix]
-        for component in [*self.slots, self.method, self.name, self.precision, self.overwrite, self.mix]:
-            listen(component.change, self.show_plan, self.inputs, planned)
-        for slider in self.sliders.values():
-            listen(slider.change, self.show_plan, self.inputs, planned)
-        for text in self.texts.values():
-            listen(text.change, self.show_plan, self.inputs, planned)
+        ticketed, planned = [self.task, *self.inputs], [self.plan, self.mix]
+        for component in self.inputs:
+            listen(component.change, self.show_plan, ticketed, planned, js="modelsmithPlan")
         outputs = [*self.slots, self.result]
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots])
         listen(self.start.click, job, [self.task, *self.inputs], outputs, js=self.host.progress_script, job=True)
@@ -256,9 +254,10 @@ class MergeView:
     def refresh_lists(self) -> list[Any]:
         """Look for new files and offer them in every slot."""
         self.host.refresh_checkpoints()
-        return self._lists()
+        return self.offers()
 
-    def _lists(self) -> list[Any]:
+    def offers(self) -> list[Any]:
+        """The checkpoints that the host has now, for each slot."""
         names = checkpoint_names(self.host)
         return [gr.update(choices=names) for _ in self.slots]
 
@@ -268,9 +267,13 @@ class MergeView:
         name = next((file.name for file in self.host.checkpoints() if file.path == path), None)
         return gr.update(value=name) if name else gr.update()
 
-    def show_plan(self, *values: Any) -> list[Any]:
-        """The summary of what would be made now, or the one thing that stands in the way."""
-        form = MergeForm.from_values(values)
+    def show_plan(self, ticket: str, *values: Any) -> list[Any]:
+        """The summary of what would be made now; nothing new where a later answer was shown already."""
+        answer = self.plan_of(MergeForm.from_values(values))
+        return answer if self.turns.may_show(ticket) else [gr.update(), gr.update()]
+
+    def plan_of(self, form: MergeForm) -> list[Any]:
+        """The summary, or the one thing that stands in the way; and whether to offer a merge across types."""
         insisting = form.mix != STOP_AT_MIX
         try:
             return [plan_html(plan_merge(form.request(self.host)), self.tr), gr.update(visible=insisting)]
@@ -289,9 +292,9 @@ class MergeView:
             plan = plan_merge(form.request(self.host))
             result = run_merge(plan, reporter(self.tr, control.report), control.cancelled)
         except Cancelled:
-            return [*self._lists(), notice("info", self.tr("Cancelled. Nothing was written."))]
+            return [*self.offers(), notice("info", self.tr("Cancelled. Nothing was written."))]
         except (ModelsmithError, OSError, MemoryError) as error:
             logger.warning("the merge failed: %s", error)
-            return [*self._lists(), failure_html(error)]
+            return [*self.offers(), failure_html(error)]
         self.host.refresh_checkpoints()
-        return [*self._lists(), result_html(result, self.tr)]
+        return [*self.offers(), result_html(result, self.tr)]

@@ -54,15 +54,22 @@ def _prediction(report: Report, tr: Texts) -> str:
     return section(tr("Prediction and how it is known"), inner, "ms-prediction")
 
 
+def part_text(component: Component, tr: Texts) -> str:
+    """What a part is called: text encoders by their own names, which are the same in every language."""
+    if component.name in PARTS:
+        return tr(PARTS[component.name])
+    return LABELS.get(component.name.replace("_", "-"), component.name)
+
+
 def _component_row(component: Component, tr: Texts) -> str:
     state = "" if component.complete is None else tr("complete") if component.complete else tr("incomplete")
     if component.complete is False and component.expected:
         missing = tr("{missing} of {expected} tensors missing", missing=component.missing, expected=component.expected)
         state = f"{state}: {missing}"
     precision = component.precision + (f" · {component.quantization}" if component.quantization else "")
-    words = [tr(PARTS.get(component.name, component.name))]
+    words = [part_text(component, tr)]
     words += [LABELS.get(component.architecture, component.architecture)] if component.architecture else []
-    name = " · ".join([*words, component.known_as] if component.known_as else words)
+    name = " · ".join(dict.fromkeys([*words, component.known_as] if component.known_as else words))
     cells = text_tag("td", name) + tag("td", badge(precision, f"ms-p-{component.precision.split('_')[0]}"))
     cells += text_tag("td", size_text(component.bytes) if component.bytes else "", "ms-number")
     return tag("tr", cells + text_tag("td", state, "ms-incomplete" if component.complete is False else ""))
@@ -73,7 +80,7 @@ def _components(components: Sequence[Component], tr: Texts) -> str:
         return ""
     total = sum(component.bytes for component in components)
     shares = "".join(
-        tag("div", style=f"flex:{component.bytes} 1 0", title=f"{tr(PARTS.get(component.name, component.name))}")
+        tag("div", style=f"flex:{component.bytes} 1 0", title=part_text(component, tr))
         for component in components
         if component.bytes
     )

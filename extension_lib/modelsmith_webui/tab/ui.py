@@ -8,6 +8,7 @@ import gradio as gr
 
 from modelsmith_webui.api import PAGE_TOKEN
 from modelsmith_webui.host import Host
+from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.html import tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
@@ -21,8 +22,8 @@ def _page(host: Host, merge_inputs: int) -> str:
     return tag("div", "", "ms-page", hidden="hidden", **data)
 
 
-def add_views(host: Host) -> None:
-    """Add the tab's views to the gr.Blocks that is being built."""
+def add_views(host: Host, blocks: gr.Blocks) -> None:
+    """Add the tab's views to ``blocks``, which is being built."""
     tr = Texts(host.language)
     inspect, merge = InspectView(host, tr), MergeView(host, tr)
     with gr.Tabs(elem_id="modelsmith_views") as views:
@@ -34,6 +35,9 @@ def add_views(host: Host) -> None:
             library = LibraryView(host, tr, inspect)
             library.build()
     library.connect(library_tab, views)
+    # A page that is loaded anew offers the files that are there now, not those of the start.
+    offers = [inspect.file, *merge.slots]
+    listen(blocks.load, lambda: [inspect.offer(), *merge.offers()], [], offers)
     # The task's id comes before the fields.
     gr.HTML(_page(host, 1 + len(merge.inputs)), elem_id="modelsmith_page")
 
@@ -41,5 +45,5 @@ def add_views(host: Host) -> None:
 def build_tab(host: Host, **options: Any) -> gr.Blocks:
     """The tab for ``on_ui_tabs``, or the whole page of the standalone app. ``options`` go to gr.Blocks."""
     with gr.Blocks(analytics_enabled=False, **options) as blocks:
-        add_views(host)
+        add_views(host, blocks)
     return blocks
