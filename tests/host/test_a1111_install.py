@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def traces(webui: Webui) -> dict[str, Any]:
     found["tabs"] = webui.tabs()
     webui.select("sdxl-v-ztsnr")
     found["step"] = {name: value for name, value in webui.txt2img()[0].items() if name != "object"}
-    found["infotext"] = webui.answer["info"].split("Version")[0].split("job_timestamp")[0]
+    found["infotext"] = json.loads(webui.answer["info"])["infotexts"]
     return found
 
 
