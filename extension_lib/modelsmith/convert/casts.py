@@ -118,7 +118,7 @@ def cast(values: torch.Tensor, kind: str, *, clip: bool = False) -> tuple[torch.
     if beyond and narrow:
         bounded = torch.where(torch.isinf(source), source.sign() * limit, bounded)
     rounded = bounded.to(target)
-    back = decode_fp8(rounded) if narrow else rounded.to(source.dtype)
+    back = decode_fp8(rounded, may_hold_nan=loss.nan > 0) if narrow else rounded.to(source.dtype)
     return rounded, loss.joined(_measure(source, back, kind, beyond))
 
 
@@ -160,7 +160,7 @@ def _fp8_types() -> frozenset[torch.dtype]:
     return frozenset(kind for kind in (getattr(torch, name, None) for name in names) if isinstance(kind, torch.dtype))
 
 
-def decode_fp8(values: torch.Tensor) -> torch.Tensor:
+def decode_fp8(values: torch.Tensor, *, may_hold_nan: bool = True) -> torch.Tensor:
     """fp8 values in float32, exactly: torch's own conversion gives the same and takes several times as long.
 
     e5m2 is the upper byte of a half. e4m3 shifted by seven bits is a half whose exponent is eight too small.
@@ -169,7 +169,9 @@ def decode_fp8(values: torch.Tensor) -> torch.Tensor:
         return (values.view(torch.uint8).to(torch.int16) << 8).view(torch.float16).float()
     if values.dtype != getattr(torch, "float8_e4m3fn", None):
         return values.float()
-    bits = values.view(torch.uint8).to(torch.int16)
-    halves = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
+    # The sign is extended into bit 14 too, where the mask removes it.
+    halves = values.view(torch.int8).to(torch.int16).bitwise_left_shift_(7).bitwise_and_(-0x4001)
     decoded = halves.view(torch.float16).float().mul_(256.0)
-    return torch.where(decoded.abs() == 480.0, torch.nan, decoded) if bool((bits & 0x7F).amax() == 0x7F) else decoded
+    if may_hold_nan and decoded.numel() and max(abs(float(side)) for side in torch.aminmax(decoded)) == 480.0:
+        return torch.where(decoded.abs() == 480.0, torch.nan, decoded)  # the one code that means no number
+    return decoded
