@@ -69,7 +69,7 @@ def put_back(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("architecture", list(SHAPES))
 @pytest.mark.parametrize("method", ["exact", "random"])
 def test_a_change_of_low_rank_comes_back_whole(architecture: str, method: Any, tmp_path: Path) -> None:
-    base, tuned = pair(tmp_path, architecture, 3)
+    _, tuned = pair(tmp_path, architecture, 3)
     result = extracted(tmp_path, RankChoice(4, method=method))
     assert result.energy > 1 - 1e-6
     assert not result.left_out and not result.missing
@@ -77,9 +77,6 @@ def test_a_change_of_low_rank_comes_back_whole(architecture: str, method: Any, t
     for name, wanted in tuned.items():
         # fp32 factors: each value within 2e-5 of weights and changes of size about 1
         torch.testing.assert_close(out[name], wanted, rtol=0, atol=2e-5)
-    assert sum(not torch.equal(base[name], tuned[name]) for name in base) == len({*base} & {*out}) - sum(
-        torch.equal(base[name], tuned[name]) for name in base
-    )
 
 
 def test_the_kept_energy_is_what_is_stated(tmp_path: Path) -> None:
@@ -178,11 +175,11 @@ def test_what_no_rank_can_carry_is_listed_or_kept(tmp_path: Path) -> None:
 
 
 def test_parts_and_threshold(tmp_path: Path) -> None:
-    pair(tmp_path, "sdxl", 2)
+    pair(tmp_path, "sd1", 2)
     extracted(tmp_path, RankChoice(2), components="unet")
     assert all(name.startswith("lora_unet_") for name in load(tmp_path / "lora.safetensors"))
     extracted(tmp_path, RankChoice(2), components="text", overwrite=True)
-    assert all(name.startswith(("lora_te1_", "lora_te2_")) for name in load(tmp_path / "lora.safetensors"))
+    assert all(name.startswith("lora_te_") for name in load(tmp_path / "lora.safetensors"))
     result = extracted(tmp_path, RankChoice(2), conv=None, overwrite=True)
     assert any(name.endswith("in_layers.2.weight") for name in result.left_out)
     with pytest.raises(MergeError, match="does not differ"):

@@ -18,7 +18,7 @@ from modelsmith.lora import deltas
 from modelsmith.lora.bake import file_sha256, rounded
 from modelsmith.lora.factorise import Factors, RankChoice, factorise, rank_for_energy
 from modelsmith.lora.linalg import qr, svd
-from modelsmith.lora.modules import Reader
+from modelsmith.lora.modules import BIAS_DIFFERENCES, WEIGHT_DIFFERENCES, Reader
 from modelsmith.lora.naming import unet_to_diffusers
 from modelsmith.lora.parse import LoraFile, LoraModule, read_lora
 from modelsmith.lora.saving import save_tensors
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "modelsmith_lora_merge"
 _KOHYA_ENDINGS = (".lora_up.weight", ".lora_down.weight")
-_SUMMED = ("diff", "diff_b", "w_norm", "b_norm")
 _COPIED_METADATA = (
     "ss_base_model_version",
     "ss_v2",
@@ -170,8 +169,8 @@ def _combine_module(request: CombineRequest, parts: Sequence[_Part], made: _Made
                 "checkpoint",
                 "Bake it into a checkpoint and extract a LoRA from the difference",
             )
-    for role in _SUMMED:
-        _sum_role(request, parts, role, made)
+    for roles in (WEIGHT_DIFFERENCES, BIAS_DIFFERENCES):
+        _sum_roles(request, parts, roles, made)
     matrices = [part for part in parts if part.module.algebra != "full"]
     if not matrices:
         return
@@ -194,14 +193,20 @@ def _combine_module(request: CombineRequest, parts: Sequence[_Part], made: _Made
     _write(request, matrices[0].module, (up, down, kernel), made)
 
 
-def _sum_role(request: CombineRequest, parts: Sequence[_Part], role: str, made: _Made) -> None:
+def _sum_roles(request: CombineRequest, parts: Sequence[_Part], roles: tuple[str, ...], made: _Made) -> None:
+    """Add up full differences, whatever each file calls them, under the first one's name."""
     total: torch.Tensor | None = None
     name = ""
-    for part in parts:
-        if role in part.module.tensors:
-            value = part.strength * part.reader().load(role)
-            name = name or part.module.tensors[role]
-            total = value if total is None else total + value.reshape(total.shape)
+    for part, role in ((part, role) for part in parts for role in roles if role in part.module.tensors):
+        value = part.strength * part.reader().load(role)
+        if total is not None and value.numel() != total.numel():
+            raise MergeError(
+                f"{part.file.path.name}: {part.module.tensors[role]!r} has {value.numel()} values, {name!r} has "
+                f"{total.numel()}",
+                "They were made for different models",
+            )
+        name = name or part.module.tensors[role]
+        total = value if total is None else total + value.reshape(total.shape)
     if total is not None:
         made.tensors[name] = rounded(total, OUTPUT_LABELS[request.dtype])
 

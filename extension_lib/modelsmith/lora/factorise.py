@@ -16,6 +16,7 @@ Method = Literal["auto", "exact", "random"]
 # The random basis costs about (2 + 4 · iterations) · m · n · r operations, the Gram matrix and its eigenvectors
 # about m² · n + 9 · m³ in fp64: they break even near a rank of a fifth of the shorter side.
 RANDOM_BELOW = 5
+EXACT_UP_TO = 128
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def factorise(matrix: torch.Tensor, choice: RankChoice, seed: int) -> Factors:
     most = min(choice.rank, *matrix.shape)
     exact = choice.method == "exact" or choice.energy is not None
     if choice.method == "auto" and choice.energy is None:
-        exact = most * RANDOM_BELOW > min(matrix.shape)
+        exact = most * RANDOM_BELOW > min(matrix.shape) or min(matrix.shape) <= EXACT_UP_TO
     tall = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     if exact:
         squares, vectors = gram_basis(matrix)

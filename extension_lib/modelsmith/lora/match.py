@@ -160,9 +160,10 @@ def _check_shapes(file: LoraFile, match: Match, shape: tuple[int, ...], index: T
             f"{match.rows} rows nor the columns of {match.weight!r} in {index.header.path.name}",
             "The LoRA was made for another model",
         )
-    if match.bias is not None and prod(shapes[_bias_role(module)]) != match.rows:
-        raise MergeError(
-            f"{file.path.name}: {module.tensors[_bias_role(module)]!r} has {prod(shapes[_bias_role(module)])} values, "
-            f"but {match.bias!r} of {index.header.path.name} takes {match.rows}",
-            "The LoRA was made for another model",
-        )
+    for role in _BIAS_ROLES if match.bias is not None else ():
+        if role in shapes and prod(shapes[role]) != match.rows:
+            raise MergeError(
+                f"{file.path.name}: {module.tensors[role]!r} has {prod(shapes[role])} values, but {match.bias!r} of "
+                f"{index.header.path.name} takes {match.rows}",
+                "The LoRA was made for another model",
+            )

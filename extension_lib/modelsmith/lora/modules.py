@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 _SCALARS = frozenset({"alpha", "scalar"})
 
+WEIGHT_DIFFERENCES = ("diff", "w_norm")
+BIAS_DIFFERENCES = ("diff_b", "b_norm")
+"""Roles that mean the same; where a file has both, they add up."""
+
 
 class Reader:
     """Reads the tensors of one module, in the type that the arithmetic is done in."""
@@ -21,15 +25,15 @@ class Reader:
     def __init__(self, file: LoraFile, source: TensorSource, module: LoraModule, dtype: torch.dtype) -> None:
         self.file = file
         self.module = module
+        self.dtype = dtype
         self._source = source
-        self._dtype = dtype
 
     def load(self, role: str) -> torch.Tensor:
         """One factor. Raises BadFileError, with the tensor's name, where it holds values that are not finite."""
         import torch
 
         name = self.module.tensors[role]
-        tensor = self._source.load(name).to(self._dtype)
+        tensor = self._source.load(name).to(self.dtype)
         if not bool(torch.isfinite(tensor).all()):
             raise BadFileError(self.file.path, f"tensor {name!r} holds NaN or infinity", "Get the LoRA anew")
         return tensor
@@ -72,9 +76,10 @@ def add_rows(module: LoraModule, reader: Reader, window: torch.Tensor, strength:
     """Add the module's rows from ``first`` on to ``window``, in place; for modules that go ``by_rows``."""
     last = first + window.shape[0]
     if module.algebra == "full":
-        role = "diff" if "diff" in module.tensors else "w_norm"
-        difference = reader.load(role)
-        window += strength * difference.reshape(difference.shape[0], -1)[first:last].reshape(window.shape)
+        for role in WEIGHT_DIFFERENCES:
+            if role in module.tensors:
+                difference = reader.load(role)
+                window += strength * difference.reshape(difference.shape[0], -1)[first:last].reshape(window.shape)
         return
     up, down = reader.load("up").flatten(1)[first:last], reader.load("down").flatten(1)
     flat = window.reshape(window.shape[0], -1)
@@ -85,14 +90,20 @@ def add_rows(module: LoraModule, reader: Reader, window: torch.Tensor, strength:
 
 def add_bias(reader: Reader, window: torch.Tensor, strength: float, first: int) -> None:
     """Add the module's difference of the bias, in place."""
-    role = "diff_b" if "diff_b" in reader.module.tensors else "b_norm"
-    window += strength * reader.load(role).reshape(-1)[first : first + window.shape[0]].reshape(window.shape)
+    for role in BIAS_DIFFERENCES:
+        if role in reader.module.tensors:
+            window += strength * reader.load(role).reshape(-1)[first : first + window.shape[0]].reshape(window.shape)
 
 
 def delta(module: LoraModule, reader: Reader, shape: tuple[int, ...]) -> torch.Tensor:
     """What a LoRA, LoHa, LoKr or full difference adds at strength 1, in the given shape, its scale included."""
+    import torch
+
     if module.algebra == "full":
-        return reader.load("diff" if "diff" in module.tensors else "w_norm").reshape(shape)
+        return sum(
+            (reader.load(role).reshape(shape) for role in WEIGHT_DIFFERENCES if role in module.tensors),
+            start=torch.zeros(shape, dtype=reader.dtype),
+        )
     factors = reader.factors()
     make = {"lora": deltas.low_rank, "loha": deltas.hadamard, "lokr": deltas.kronecker}[module.algebra]
     return make(factors).reshape(shape) * reader.scale()

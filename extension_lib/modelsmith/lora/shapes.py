@@ -7,6 +7,8 @@ from math import prod
 
 Shape = tuple[int, ...]
 
+_WHOLE = ("diff", "set_weight", "w_norm")
+
 
 def produced(algebra: str, shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     """Rows and values per row of the weight that the factors make; None where factors do not fit each other.
@@ -27,11 +29,8 @@ def produced(algebra: str, shapes: Mapping[str, Shape]) -> tuple[int, int] | Non
         if len(blocks) == 4 and (blocks[-1] % 2 or rows % (2 ** (blocks[0] - 1) * blocks[-1])):
             return None  # BOFT's last round pairs rows that many apart
         return (rows, 0)
-    for role in ("diff", "set_weight", "w_norm"):
-        if role in shapes:
-            shape = shapes[role] or (1,)
-            return (shape[0], prod(shape[1:]))
-    return None
+    made = {((shapes[role] or (1,))[0], prod(shapes[role][1:])) for role in _WHOLE if role in shapes}
+    return made.pop() if len(made) == 1 else None
 
 
 def _low_rank(shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
