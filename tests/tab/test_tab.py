@@ -14,6 +14,7 @@ from safetensors import safe_open
 from makers import write_header_only
 from modelsmith.decision import Override
 from modelsmith_webui.hosts.standalone import StandaloneHost
+from modelsmith_webui.library import library_of
 from modelsmith_webui.tab.compat import file_path, js_keyword
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
@@ -229,8 +230,22 @@ def test_choosing_a_method_shows_its_controls(host: StandaloneHost) -> None:
     assert third["visible"] is False and alpha["maximum"] == 1.0
 
 
+def test_only_the_blocks_of_the_first_method_are_shown_at_first(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    shown = {name for name, text in view.texts.items() if text.visible}
+    assert shown == {"alpha"} == {name for name, editor in view.editors.items() if editor.visible}
+
+
+def test_a_method_of_any_number_takes_two_or_three(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    assert view.method_chosen("Average")[1]["visible"] is True
+    for third, count in ((None, 2), (DEMO_A, 3)):
+        form = MergeForm.from_values(values(method="Average", c=third))
+        assert len(form.request(host).models) == count
+
+
 def test_model_a_decides_the_blocks(host: StandaloneHost) -> None:
-    badge, editor = merge_view(host).first_chosen(DEMO_A)
+    badge, editor, *_ = merge_view(host).first_chosen(DEMO_A)
     assert "SD1" in badge
     assert "&quot;OUT11&quot;" in editor and "GRAD_V" in editor
     assert "ms-blocks-empty" in merge_view(host).first_chosen(None)[1]
@@ -243,7 +258,7 @@ def test_the_library_lists_every_file_and_opens_a_row(host: StandaloneHost, tmp_
     library = LibraryView(host, inspect.tr, inspect)
     with gr.Blocks():
         library.build()
-    library.rows.wait()
+    library_of(host).rows(wait=True)
     table = library.show()
     assert table.count("<tr data-name") == 3
     assert 'data-name="VAE / VAE/broken.pt"' in table

@@ -10,7 +10,7 @@ from typing import Any
 
 from modelsmith.merge.blocks import LAYOUTS, PLAIN
 from modelsmith.merge.guard import CHOICES
-from modelsmith_webui.tab import words
+from modelsmith_webui.tab import convert_words, words
 from modelsmith_webui.tab.library_page import COLUMNS
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, all_parameters, methods
 
@@ -21,7 +21,18 @@ SCRIPTS = (ROOT / "javascript" / "modelsmith.js", WEBUI / "assets" / "standalone
 # The same in every language: names of formats, models and numbers.
 UNTRANSLATED = frozenset(
     {"VAE", "LoRA", "ControlNet", "EDM", "ZTSNR", "Cascade", "fp16", "bf16", "fp32", "SHA-256", "EMA", "Modelsmith"}
-    | {"Alpha", "Beta", "epsilon", "Text encoder CLIP-L", "Text encoder CLIP-G"}
+    | {
+        "Alpha",
+        "Beta",
+        "Gamma",
+        "TIES",
+        "DARE",
+        "DARE-TIES",
+        "Slerp",
+        "epsilon",
+        "Text encoder CLIP-L",
+        "Text encoder CLIP-G",
+    }
 )
 
 
@@ -85,6 +96,7 @@ def table_strings() -> Iterator[str]:
         yield from table.values()
     for labels in (words.OVERRIDE_PREDICTIONS.values(), words.OVERRIDE_ZTSNR.values(), words.PRECISIONS):
         yield from labels
+    yield from convert_words.every_word()
     yield from COLUMNS
     yield from ("Part", "Precision", "Size", "State")
     yield from (STOP_AT_MIX, *CHOICES.values())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from modelsmith.identify.report import LABELS, Report
+from modelsmith.identify.report import LABELS
+from modelsmith_webui.library import LibraryRow
+from modelsmith_webui.tab.files import label_of
 from modelsmith_webui.tab.html import badge, esc, size_text, tag, text_tag
-from modelsmith_webui.tab.library_rows import LibraryRow
 from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import KINDS, PREDICTIONS
@@ -25,72 +27,67 @@ COLUMNS = (
 )
 
 
-def library_html(rows: Sequence[LibraryRow], tr: Texts) -> str:
-    """The whole table with its filter; a note where there is nothing to show."""
+def library_html(rows: Sequence[LibraryRow], tr: Texts, *, busy: bool) -> str:
+    """The whole table with its filter; a note where there is nothing to show. ``busy``: more is being read."""
     if not rows:
         return empty_html(tr("No model files were found."))
-    waiting = sum(row.report is None for row in rows)
-    state = tag("span", tr("being read:") + " " + text_tag("b", waiting), "ms-waiting") if waiting else ""
-    kinds = sorted({row.report.kind for row in rows if row.report is not None})
+    waiting = sum(row.report is None for row in rows) if busy else 0
+    state = tag("span", text_tag("span", tr("being read:")) + " " + text_tag("b", waiting), "ms-waiting")
+    kinds = sorted({str(row.report["kind"]) for row in rows if row.report is not None})
     options = text_tag("option", tr("All kinds"), value="")
     options += "".join(text_tag("option", tr(KINDS[kind]), value=kind) for kind in kinds)
     search = '<input class="ms-filter" type="search" aria-label="{0}" placeholder="{0}">'.format(esc(tr("Filter")))
     count = tag("span", text_tag("b", len(rows), "ms-shown") + f" / {len(rows)}", "ms-count")
-    bar = search + tag("select", options, "ms-select ms-kind-filter", aria_label=tr("Kind")) + count + state
+    bar = search + tag("select", options, "ms-select ms-kind-filter", aria_label=tr("Kind")) + count
     head = "".join(
         text_tag("th", tr(name), "ms-number" if name == "Size" else "", scope="col", tabindex="0", aria_sort="none")
         for name in COLUMNS
     )
     body = "".join(_row(row, tr) for row in rows)
     table = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), "ms-table")
-    data: dict[str, object] = {"data_waiting": waiting}
-    return tag("div", tag("div", bar, "ms-library-bar") + tag("div", table, "ms-table-frame"), "ms-library", **data)
+    inner = tag("div", bar + (state if waiting else ""), "ms-library-bar") + tag("div", table, "ms-table-frame")
+    return tag("div", inner, "ms-library", data_waiting=waiting)
 
 
 def _row(row: LibraryRow, tr: Texts) -> str:
-    report = row.report
+    report, label = row.report, label_of(row.file)
     cells = [text_tag("td", row.file.name, "ms-name", title=str(row.file.path))]
     if report is None:
         cells += [text_tag("td", "…")] + [text_tag("td", "") for _ in COLUMNS[2:]]
-        return tag("tr", "".join(cells), data_name=row.label, data_kind="", tabindex="0")
+        return tag("tr", "".join(cells), data_name=label, data_kind="", tabindex="0")
     cells += [
-        text_tag("td", tr(KINDS[report.kind])),
+        text_tag("td", tr(KINDS[report["kind"]])),
         text_tag("td", _architecture(report)),
-        text_tag("td", report.variant or ""),
-        text_tag("td", _prediction(report, tr)),
+        text_tag("td", report["variant"] or ""),
+        text_tag("td", tr(PREDICTIONS[report["prediction"]["type"]]) if _is_model(report) else ""),
         text_tag("td", _ztsnr(report, tr)),
-        text_tag("td", report.quantization or report.precision or ""),
-        text_tag("td", size_text(report.size), "ms-number", data_sort=report.size),
+        text_tag("td", report["quantization"] or report["precision"] or ""),
+        text_tag("td", size_text(report["size"]), "ms-number", data_sort=report["size"]),
         text_tag("td", (row.sha256 or "")[:10], "ms-hash", title=row.sha256 or ""),
         _warnings(report, tr),
     ]
-    return tag("tr", "".join(cells), data_name=row.label, data_kind=report.kind, tabindex="0")
+    return tag("tr", "".join(cells), data_name=label, data_kind=report["kind"], tabindex="0")
 
 
-def _architecture(report: Report) -> str:
-    names = (report.architecture,) if report.architecture else report.candidates
+def _architecture(report: Mapping[str, Any]) -> str:
+    names: list[str] = [report["architecture"]] if report["architecture"] else list(report["candidates"])
     return " / ".join(LABELS.get(name, name) for name in names)
 
 
-def _is_model(report: Report) -> bool:
-    return report.error is None and report.kind in ("checkpoint", "diffusion_model")
+def _is_model(report: Mapping[str, Any]) -> bool:
+    return report["error"] is None and report["kind"] in ("checkpoint", "diffusion_model")
 
 
-def _prediction(report: Report, tr: Texts) -> str:
-    return tr(PREDICTIONS[report.prediction.type]) if _is_model(report) else ""
-
-
-def _ztsnr(report: Report, tr: Texts) -> str:
-    found = report.prediction.zero_terminal_snr
+def _ztsnr(report: Mapping[str, Any], tr: Texts) -> str:
+    found: bool | None = report["prediction"]["zero_terminal_snr"]
     return {True: tr("yes"), False: "", None: "?"}[found] if _is_model(report) else ""
 
 
-def _warnings(report: Report, tr: Texts) -> str:
-    texts = [report.error] if report.error else [warning.text(tr.message_language) for warning in report.warnings]
-    if report.prediction.conflict:
+def _warnings(report: Mapping[str, Any], tr: Texts) -> str:
+    texts: list[str] = [report["error"]] if report["error"] else list(report["warnings"])
+    if report["prediction"]["conflict"]:
         texts.insert(0, tr("contradicts itself"))
     if not texts:
         return text_tag("td", "", data_sort=0)
-    return tag(
-        "td", badge(str(len(texts)), "ms-bad" if report.error else "ms-warn", "\n".join(texts)), data_sort=len(texts)
-    )
+    mark = badge(str(len(texts)), "ms-bad" if report["error"] else "ms-warn", "\n".join(texts))
+    return tag("td", mark, data_sort=len(texts))

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from modelsmith_webui.host import Host
+from modelsmith_webui.library import library_of
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_page import library_html
-from modelsmith_webui.tab.library_rows import LibraryRows
 from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 
@@ -21,7 +21,6 @@ class LibraryView:
 
     def __init__(self, host: Host, tr: Texts, inspect: InspectView) -> None:
         self.host, self.tr, self.inspect = host, tr, inspect
-        self.rows = LibraryRows(host)
 
     def build(self) -> None:
         with gr.Row(elem_classes=["ms-row", "ms-tools"], elem_id="modelsmith_library_tools"):
@@ -44,7 +43,9 @@ class LibraryView:
         listen(self.open.change, self.open_row, [self.open], [self.inspect.file, views, *self.inspect.outputs])
 
     def show(self) -> str:
-        return library_html(self.rows.rows(), self.tr)
+        library = library_of(self.host)
+        rows = library.rows(self.tr.message_language)
+        return library_html(rows, self.tr, busy=library.busy)
 
     def read_again(self) -> str:
         self.host.refresh_checkpoints()

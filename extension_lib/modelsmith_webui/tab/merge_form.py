@@ -86,13 +86,19 @@ class MergeForm:
         return found if found is not None else get_method(self.method)
 
     def slots(self) -> tuple[str, ...]:
-        """The slots that the method takes."""
-        low, high = self.spec.models
-        return SLOTS[: min(len(SLOTS), high or low)]
+        """The slots that the method takes; those beyond its fewest models may stay empty."""
+        high = self.spec.models[1]
+        return SLOTS[: len(SLOTS) if high is None else min(len(SLOTS), high)]
+
+    def missing(self) -> bool:
+        """Whether a model that the method needs is not chosen yet."""
+        return not all(self.models[: self.spec.models[0]])
 
     def chosen(self, host: Host) -> list[ModelFile]:
         """The files in the slots. Raises UsageError and UnknownNameError."""
-        return [find_checkpoint(host, self.models[SLOTS.index(slot)], slot) for slot in self.slots()]
+        low = self.spec.models[0]
+        wanted = [slot for index, slot in enumerate(self.slots()) if index < low or self.models[index]]
+        return [find_checkpoint(host, self.models[SLOTS.index(slot)], slot) for slot in wanted]
 
     def parameter_values(self) -> dict[str, float]:
         return {p.id: self.parameters[p.id] for p in self.spec.parameters if p.id in self.parameters}

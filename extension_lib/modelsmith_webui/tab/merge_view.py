@@ -88,14 +88,8 @@ class MergeView:
     def _build_weights(self) -> None:
         known = methods()
         first = next(iter(known.values()))
-        self.method = gr.Radio(
-            choices=list(known),
-            value=first.label,
-            label="Method",
-            elem_id="modelsmith_method",
-            elem_classes=["ms-pick"],
-        )
-        self.formula = gr.HTML(formula_html(first.formula, first.summary, self.tr), elem_id="modelsmith_method_formula")
+        self.method = gr.Dropdown(choices=list(known), value=first.label, label="Method", elem_id="modelsmith_method")
+        self.formula = gr.HTML(formula_html(first, self.tr), elem_id="modelsmith_method_formula")
         own = {parameter.id: parameter for parameter in first.parameters}
         for name, parameter in all_parameters().items():
             spec = own.get(name, parameter)
@@ -111,7 +105,8 @@ class MergeView:
                 )
             )
         for name in block_parameters():
-            self.editors[name] = gr.HTML(self._editor(name, None), elem_id=f"modelsmith_editor_{name}")
+            shown = name in own and own[name].per_block
+            self.editors[name] = gr.HTML(self._editor(name, None), elem_id=f"modelsmith_editor_{name}", visible=shown)
             self.texts[name] = unsaved(
                 gr.Textbox(
                     value="",
@@ -119,6 +114,7 @@ class MergeView:
                     placeholder="empty: the same weight everywhere",
                     lines=1,
                     max_lines=3,
+                    visible=shown,
                     elem_id=f"modelsmith_blocks_{name}",
                     elem_classes=["ms-weights-text"],
                 )
@@ -130,7 +126,7 @@ class MergeView:
                 gr.Textbox(
                     value="",
                     label="Name of the new file",
-                    placeholder="empty: a name made from the models",
+                    placeholder="empty: made from the models",
                     max_lines=1,
                     elem_id="modelsmith_output_name",
                     scale=3,
@@ -249,7 +245,7 @@ class MergeView:
         ]
         blocks = [gr.update(visible=name in own and own[name].per_block) for name in self.texts]
         third = gr.update(visible=(spec.models[1] or 3) >= 3)
-        return [formula_html(spec.formula, spec.summary, self.tr), third, *sliders, *blocks, *blocks]
+        return [formula_html(spec, self.tr), third, *sliders, *blocks, *blocks]
 
     def refresh_lists(self) -> list[Any]:
         """Look for new files and offer them in every slot."""
@@ -280,7 +276,7 @@ class MergeView:
         except PredictionMixError as error:
             return [notice("warning", error.message, error.remedy), gr.update(visible=True)]
         except ModelsmithError as error:
-            if not all(form.models[: len(form.slots())]):
+            if form.missing():
                 return [self._hint(), gr.update(visible=insisting)]
             return [failure_html(error), gr.update(visible=insisting)]
 

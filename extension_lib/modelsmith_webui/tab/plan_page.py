@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from modelsmith.errors import ModelsmithError
 from modelsmith.identify.report import LABELS
+from modelsmith.merge.methods import MethodSpec
 from modelsmith.merge.plan import MergePlan
 from modelsmith.merge.request import MergeProgress, MergeResult
-from modelsmith_webui.tab.html import esc, facts, notice, size_text, tag, text_tag
+from modelsmith_webui.tab.html import facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import PREDICTIONS
 
@@ -109,5 +110,8 @@ def result_html(result: MergeResult, tr: Texts) -> str:
     return notice("done", tr("Merged. The new file is in the checkpoint list.")) + facts(rows) + notices
 
 
-def formula_html(formula: str, summary: str, tr: Texts) -> str:
-    return tag("div", text_tag("code", formula) + tag("span", esc(tr(summary))), "ms-formula")
+def formula_html(spec: MethodSpec, tr: Texts) -> str:
+    """What a method computes and what it is good for."""
+    known_as = tr(spec.label)
+    name = text_tag("b", known_as) if known_as != spec.label else ""
+    return tag("div", name + text_tag("code", spec.formula) + text_tag("span", tr(spec.summary)), "ms-formula")
