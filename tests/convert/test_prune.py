@@ -87,3 +87,12 @@ def test_training_state_of_a_ckpt_goes(tmp_path: Path) -> None:
     torch.save({"state_dict": tensors, "optimizer_states": [state], "epoch": 3}, tmp_path / "a.ckpt")
     out, _ = _run(tmp_path / "a.ckpt", tmp_path / "b.safetensors", PruneOptions())
     assert set(out) == set(tensors) - {"alphas_cumprod"}
+
+
+def test_every_name_of_the_sd1_unet_has_its_own_average() -> None:
+    from host.checkpoints import SD1, unet
+
+    names = [f"{UNET}{name.removeprefix(UNET)}" for name, _ in unet(SD1, 32)]
+    averages = {ema_name(name) for name in names}
+    assert len(names) == len(averages) == 686
+    assert not any("." in average.removeprefix("model_ema.") for average in averages)
