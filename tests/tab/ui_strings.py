@@ -12,7 +12,7 @@ from modelsmith.merge.blocks import LAYOUTS, PLAIN
 from modelsmith.merge.guard import CHOICES
 from modelsmith_webui.tab import convert_words, words
 from modelsmith_webui.tab.library_page import COLUMNS
-from modelsmith_webui.tab.merge_form import STOP_AT_MIX, all_parameters, methods
+from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
 ROOT = Path(__file__).resolve().parents[2]
 WEBUI = ROOT / "extension_lib" / "modelsmith_webui"
@@ -33,6 +33,7 @@ UNTRANSLATED = frozenset(
         "Text encoder CLIP-L",
         "Text encoder CLIP-G",
     }
+    | convert_words.SAME
 )
 
 
@@ -102,7 +103,7 @@ def table_strings() -> Iterator[str]:
     yield from (STOP_AT_MIX, *CHOICES.values())
     for spec in methods().values():
         yield from (spec.label, spec.summary)
-    yield from (parameter.label for parameter in all_parameters().values())
+    yield from (parameter.label for spec in methods().values() for parameter in spec.parameters)
     for layout in (*LAYOUTS.values(), PLAIN):
         shown = [layout.block(name).label for name in layout.positional]
         yield from (re.sub(r" \d+$", "", label) for label in shown)
