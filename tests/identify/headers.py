@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ WIDTHS = {
 Entries = dict[str, tuple[str, list[int]]]
 
 
+@lru_cache(maxsize=16)
+def _sample(name: str) -> dict[str, Any]:
+    with gzip.open(DATA / f"{name}.json.gz", "rt") as file:
+        return json.loads(file.read())
+
+
 def load(name: str) -> Entries:
     """Names with dtype and shape of one sample."""
-    text = json.loads(gzip.open(DATA / f"{name}.json.gz", "rt").read())
-    return {key: (value["dtype"], value["shape"]) for key, value in text.items() if key != "__metadata__"}
+    return {key: (value["dtype"], value["shape"]) for key, value in _sample(name).items() if key != "__metadata__"}
 
 
 def metadata_of(name: str) -> dict[str, str]:
-    return json.loads(gzip.open(DATA / f"{name}.json.gz", "rt").read()).get("__metadata__", {})
+    return dict(_sample(name).get("__metadata__", {}))
 
 
 def under(entries: Entries, prefix: str) -> Entries:

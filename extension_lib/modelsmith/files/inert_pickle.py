@@ -254,7 +254,9 @@ class InertPickle:
 
     def _text_int(self) -> None:
         line = self._line().rstrip("L")
-        self._push({"00": False, "01": True}[line] if line in ("00", "01") else int(line[:4000]))
+        if len(line) > 80:
+            raise PickleError("a number in it is longer than any model needs")
+        self._push({"00": False, "01": True}[line] if line in ("00", "01") else int(line))
 
     def _float(self) -> None:
         self._push(struct.unpack(">d", self._take(8))[0])

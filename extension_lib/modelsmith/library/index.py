@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import cast
 
 from modelsmith import __version__
-from modelsmith.errors import BadFileError
 from modelsmith.files.sharded import PARTS
 from modelsmith.identify.identifier import identify
 from modelsmith.identify.messages import Language
@@ -240,7 +239,7 @@ class Library:
                 self._entries = _parse(self._cache.read_bytes())
             except FileNotFoundError:
                 return
-            except (OSError, BadFileError, ValueError, RecursionError) as error:
+            except (OSError, ValueError, TypeError, RecursionError) as error:  # not a cache of ours, or a damaged one
                 _log.info("the library is read anew: %s", error)
 
     def _save(self) -> None:
