@@ -18,8 +18,8 @@ Models = tuple[Path, Path, Path]
 
 # modules/extras.py of AUTOMATIC1111 1.10.1, run_modelmerger
 A1111_KEYS = ["type", "primary_model_hash", "secondary_model_hash", "tertiary_model_hash", "interp_method",
-              "multiplier", "save_as_half", "custom_name", "config_source", "bake_in_vae", "discard_weights", "is_inpainting",
-              "is_instruct_pix2pix"]  # fmt: skip
+              "multiplier", "save_as_half", "custom_name", "config_source", "bake_in_vae", "discard_weights",
+              "is_inpainting", "is_instruct_pix2pix"]  # fmt: skip
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     layout = layout_for(inputs[0].report.architecture, inputs[0].header.tensors)
     parameters = method.fill(request.parameters)
     blocks = _block_weights(request, method, layout, parameters)
-    weights = _guard_weights(blocks, layout, parameters)
+    weights = _guard_weights(method, blocks, layout, parameters)
     verdict = judge([one.prediction for one in inputs], method.effect, weights, request.allow_prediction_mix)
     builder = _Builder(_Setup(request, method, inputs, layout, parameters, blocks, verdict))
     jobs = builder.build()
@@ -165,9 +166,14 @@ def named_weights(given: BlockWeights, layout: BlockLayout) -> dict[str, float]:
     return weights_from_list(given, layout)
 
 
-def _guard_weights(blocks: Resolved, layout: BlockLayout, parameters: Mapping[str, float]) -> Weights:
-    by_block = blocks.get("alpha") or {name: parameters.get("alpha", 1.0) for name in layout.ids}
-    return Weights(layout, by_block)
+def _guard_weights(
+    method: MethodSpec, blocks: Resolved, layout: BlockLayout, parameters: Mapping[str, float]
+) -> Weights:
+    """How strongly each block takes anything but A, by the strongest of the parameters that give A back at 0."""
+    if not method.neutral:
+        return Weights(layout, dict.fromkeys(layout.ids, 0.5))
+    rows = [blocks.get(name) or dict.fromkeys(layout.ids, parameters[name]) for name in method.neutral]
+    return Weights(layout, {block: max((row[block] for row in rows), key=abs) for block in layout.ids})
 
 
 def _summary(
@@ -255,6 +261,8 @@ class _Builder:
 
     def _merge(self, entry: Entry, operands: tuple[Operand, ...], block: str) -> TensorJob:
         parameters = {**self.parameters, **{name: weights[block] for name, weights in self.blocks.items()}}
+        if self.method.seeded:
+            parameters["seed"] = tensor_seed(int(parameters["seed"]), entry.name)
         shapes = {operand.info.shape for operand in operands}
         if len(shapes) > 1:
             return self._widen(entry, operands, parameters, block)
@@ -383,6 +391,11 @@ def _ema_names(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     return {
         "model_ema." + key.removeprefix("model.").replace(".", ""): key for key in tensors if key.startswith("model.")
     }
+
+
+def tensor_seed(seed: int, name: str) -> int:
+    """A seed of its own for every tensor, so that the order of the work does not matter."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "little")
 
 
 def elements(job: TensorJob) -> int:
