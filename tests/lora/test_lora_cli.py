@@ -67,9 +67,10 @@ def test_bake_extract_merge_info(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1 modules, rank 8" in capsys.readouterr().out
     again = tmp_path / "again.safetensors"
     assert main(["lora", "bake", "-m", base, "-l", str(back), "-o", str(again)]) == 0
+    found = load(again)
     for name, value in load(out).items():
-        torch.testing.assert_close(load(again)[name], value, rtol=0, atol=2e-6)
-    assert len(model) == len(load(again))
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6)
+    assert len(model) == len(found)
     assert main(["lora", "merge", "-l", str(two), "-l", f"{back}:-1", "-o", str(both)]) == 0
     assert main(["lora", "merge", "-l", str(both), "-o", str(both), "--overwrite", "--rank", "2"]) == 0
     capsys.readouterr()

@@ -87,6 +87,7 @@ def bake(
         with StreamingWriter(request.output, entries, bake_metadata(header, stack), options) as writer:
             _pour(writer, _pieces(entries, source, stack), progress, cancelled)
             source.check_unchanged()
+            stack.check_unchanged()
             written: Written = writer.finish()
         return BakeResult(
             written.path,

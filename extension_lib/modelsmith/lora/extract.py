@@ -88,25 +88,16 @@ def extract(
     progress: called with modules done and in all. Raises BadFileError, MergeError for models of different
     architectures or shapes or without a difference, UsageError, Cancelled.
     """
-    from modelsmith.identify import identify_header
-
     begun = time.monotonic()
     for choice in (request.linear, request.conv):
         if choice is not None:
             choice.checked()
     base, tuned = read_header(request.base), read_header(request.tuned)
-    report = identify_header(base)
-    other = identify_header(tuned)
-    if report.architecture and other.architecture and report.architecture != other.architecture:
-        raise MergeError(
-            f"{base.path.name} is {report.architecture} and {tuned.path.name} is {other.architecture}",
-            "Extract from two models of one architecture",
-        )
+    architecture, prediction = _identified(base, tuned)
+    names = _names_in(tuned, base)
+    tally = _Tally()
     with open_tensors(base) as first, open_tensors(tuned) as second:
-        index = TargetIndex(base)
-        tally = _Tally()
-        names = _names_in(tuned, base)
-        targets = [target for slot, target in index.canonical if _wanted(slot, request.components)]
+        targets = [target for slot, target in TargetIndex(base).canonical if _wanted(slot, request.components)]
         for number, target in enumerate(targets):
             if cancelled is not None and cancelled():
                 raise Cancelled
@@ -120,13 +111,7 @@ def extract(
             f"{tuned.path.name} does not differ from {base.path.name} in anything that a LoRA can carry",
             "Check that the right files were given",
         )
-    facts = LoraFacts(
-        report.architecture,
-        other.prediction.type,
-        _common(request.linear),
-        _common(request.conv),
-        request.output.stem,
-    )
+    facts = LoraFacts(architecture, prediction, _common(request.linear), _common(request.conv), request.output.stem)
     written = save_tensors(request.output, tally.tensors, lora_metadata(facts), overwrite=request.overwrite)
     return ExtractResult(
         written.path,
@@ -139,6 +124,19 @@ def extract(
         tuple(dict.fromkeys(tally.left_out)),
         tuple(_missing(base, names)),
     )
+
+
+def _identified(base: FileHeader, tuned: FileHeader) -> tuple[str | None, str]:
+    """The architecture of both, and what the tuned model predicts. Raises MergeError where they differ in kind."""
+    from modelsmith.identify import identify_header
+
+    ours, theirs = identify_header(base), identify_header(tuned)
+    if ours.architecture and theirs.architecture and ours.architecture != theirs.architecture:
+        raise MergeError(
+            f"{base.path.name} is {ours.architecture} and {tuned.path.name} is {theirs.architecture}",
+            "Extract from two models of one architecture",
+        )
+    return ours.architecture, theirs.prediction.type
 
 
 def _common(choice: RankChoice | None) -> int | None:

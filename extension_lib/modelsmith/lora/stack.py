@@ -163,6 +163,11 @@ class LoraStack:
     def _reader(self, step: _Step, like: torch.Tensor) -> Reader:
         return Reader(self.files[step.file], self._sources[step.file], step.match.module, like.dtype)
 
+    def check_unchanged(self) -> None:
+        """Raise BadFileError where one of the LoRA files changed since it was opened."""
+        for source in self._sources:
+            source.check_unchanged()
+
     def close(self) -> None:
         """Close the LoRA files."""
         for source in self._sources:
