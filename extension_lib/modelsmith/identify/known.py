@@ -1,8 +1,8 @@
 """VAEs that are known by a hash: of the whole file, or of one small tensor that is the same wherever the VAE is.
 
-The tensor is ``decoder.conv_in.bias``, rounded to fp16 so that the dtype it is stored in does not matter, and hashed with
-SHA-256. The table that comes along names whole files only, by hashes that many public lists agree on; a user adds
-tensors (and files) in a JSON file of the same form::
+The tensor is ``decoder.conv_in.bias``, rounded to fp16 so that the dtype it is stored in does not matter, and hashed
+with SHA-256. The table that comes along names whole files only, by hashes that many public lists agree on; a user
+adds tensors (and files) in a JSON file of the same form::
 
     {"files": {"<sha256>": "my VAE"}, "tensors": {"<sha256>": "my VAE"}}
 """
