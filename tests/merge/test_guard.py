@@ -75,6 +75,12 @@ def test_output_blocks_from_one_model_alone_decide_the_type() -> None:
     assert (everything.type, everything.notices) == ("v_prediction", ())
 
 
+def test_methods_that_add_parts_of_a_difference_never_become_b() -> None:
+    assert judge((EPS, ZT), "sum", weights(1.0)).type == "v_prediction"
+    with pytest.raises(PredictionMixError):
+        judge((EPS, ZT), "delta", weights(1.0))
+
+
 def test_flow_is_never_decided_by_blocks() -> None:
     with pytest.raises(PredictionMixError):
         judge((EPS, FLOW), "sum", out_of_b(0.5))

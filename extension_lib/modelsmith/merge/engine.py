@@ -28,6 +28,7 @@ from modelsmith.merge.reading import ChunkReader, InputHash, Segment, Segments
 from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
 from modelsmith.merge.request import EngineOptions, MergeProgress, MergeResult
 
+_LARGE = 1 << 22
 Progress = Callable[[MergeProgress], None]
 IsCancelled = Callable[[], bool]
 
@@ -249,6 +250,7 @@ class _Wholes:
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._guard = threading.Lock()
+        self._large = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._ready: dict[str, Tensor] = {}
         self._used: dict[str, int] = {}
@@ -260,7 +262,10 @@ class _Wholes:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
             if name not in self._ready:
-                self._ready[name] = self._compute(segment.job, kernel)
+                # Large tensors one at a time: each takes several times its size in fp32.
+                alone = self._large if count(segment.job.entry.shape) > _LARGE else contextlib.nullcontext()
+                with alone:
+                    self._ready[name] = self._compute(segment.job, kernel)
             result = self._ready[name]
             self._used[name] = self._used.get(name, 0) + segment.length
             if self._used[name] == count(segment.job.entry.shape):

@@ -108,7 +108,7 @@ def judge(inputs: Sequence[InputPrediction], effect: str, weights: Weights, choi
     try:
         if effect == "difference":
             return _judge_difference(inputs, weights)
-        return _judge_sum(inputs, weights)
+        return _judge_sum(inputs, weights, reaches_b=effect == "sum")
     except PredictionMixError as error:
         if choice is None:
             raise
@@ -117,7 +117,8 @@ def judge(inputs: Sequence[InputPrediction], effect: str, weights: Weights, choi
         return Verdict(choice, inputs[place].ztsnr, place, (Notice("warning", text),))
 
 
-def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights) -> Verdict:
+def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights, *, reaches_b: bool) -> Verdict:
+    """reaches_b: whether the weight 1 gives B itself; methods that add parts of B − A never do."""
     first = inputs[0]
     others = [one for one in inputs[1:] if one.type != first.type]
     if not others:
@@ -133,7 +134,11 @@ def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights) -> Verdict:
         return Verdict(inputs[known].type, inputs[known].ztsnr, known, (notice,))
     other = others[0]
     side = _side(weights)
-    if len(inputs) == 2 and side is not None and {first.type, other.type} == {"epsilon", "v_prediction"}:
+    if (
+        len(inputs) == 2
+        and side in ((0, 1) if reaches_b else (0,))
+        and {first.type, other.type} == {"epsilon", "v_prediction"}
+    ):
         chosen = inputs[side]
         mixed = [name for name, weight in weights.network().items() if weight != float(side)]
         notices: tuple[Notice, ...] = ()
