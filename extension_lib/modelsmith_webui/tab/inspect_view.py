@@ -69,6 +69,7 @@ class InspectView:
                     value="automatic",
                     label="Prediction for this file",
                     elem_id="modelsmith_override_prediction",
+                    min_width=380,
                 )
             )
             self.ztsnr = unsaved(
