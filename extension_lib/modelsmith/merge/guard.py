@@ -134,11 +134,9 @@ def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights, *, reaches_b
         return Verdict(inputs[known].type, inputs[known].ztsnr, known, (notice,))
     other = others[0]
     side = _side(weights)
-    if (
-        len(inputs) == 2
-        and side in ((0, 1) if reaches_b else (0,))
-        and {first.type, other.type} == {"epsilon", "v_prediction"}
-    ):
+    if side == 1 and not reaches_b:
+        side = None
+    if len(inputs) == 2 and side is not None and {first.type, other.type} == {"epsilon", "v_prediction"}:
         chosen = inputs[side]
         mixed = [name for name, weight in weights.network().items() if weight != float(side)]
         notices: tuple[Notice, ...] = ()
