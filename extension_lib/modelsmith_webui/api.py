@@ -13,6 +13,7 @@ from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.identify import identify
 from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.library import library_of
 
 PREFIX = "/modelsmith/v1"
 TOKEN_HEADER = "x-modelsmith-token"
@@ -89,6 +90,15 @@ def add_routes(app: Any, host: Host) -> None:
         except UnknownNameError as error:
             raise HTTPException(404, _answer(error)) from error
 
+    def get_library() -> dict[str, Any]:
+        """Every model file of the host with its report, null while it is being read; busy says whether any is."""
+        library = library_of(host)
+        rows = [
+            {"name": row.file.name, "list": row.file.kind, "sha256": row.sha256, "report": row.report}
+            for row in library.rows()
+        ]
+        return {"busy": library.busy, "files": rows}
+
     def get_status() -> dict[str, Any]:
         """What the model in memory was set to, and why."""
         status = host.status()
@@ -107,6 +117,7 @@ def add_routes(app: Any, host: Host) -> None:
         return {"name": file.name, "override": host.override(file.path).to_json()}
 
     router.add_api_route("/identify", get_identify, methods=["GET"])
+    router.add_api_route("/library", get_library, methods=["GET"])
     router.add_api_route("/status", get_status, methods=["GET"])
     router.add_api_route("/override", post_override, methods=["POST"])
     app.include_router(router)

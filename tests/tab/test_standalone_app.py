@@ -14,6 +14,7 @@ import pytest
 from modelsmith import demo
 from modelsmith.errors import UsageError
 from modelsmith_webui.hosts.standalone import Jobs, StandaloneHost
+from modelsmith_webui.library import library_of
 from modelsmith_webui.standalone import build_app, check_binding, free_port, is_local, run
 from modelsmith_webui.standalone_page import ASSETS, with_head
 
@@ -56,6 +57,19 @@ def test_the_api_answers_by_name_only(client: Any) -> None:
     found = client.get("/modelsmith/v1/identify?name=modelsmith-demo-a.safetensors", headers=headers).json()
     assert found["architecture"] == "sd1" and found["badge"].startswith("SD1")
     assert client.get("/modelsmith/v1/identify?name=/etc/passwd", headers=headers).status_code == 404
+
+
+def test_the_library_fills_up_in_the_background(client: Any, host: StandaloneHost) -> None:
+    from modelsmith_webui.api import PAGE_TOKEN
+
+    headers = {"X-Modelsmith-Token": PAGE_TOKEN}
+    assert client.get("/modelsmith/v1/library", headers=headers).status_code == 200
+    library_of(host).rows(wait=True)
+    found = client.get("/modelsmith/v1/library", headers=headers).json()
+    assert found["busy"] is False
+    assert {file["name"]: file["report"]["architecture"] for file in found["files"]} == dict.fromkeys(demo.NAMES, "sd1")
+    again = StandaloneHost(host.models)
+    assert all(row.report for row in library_of(again).rows()), "the next start knows them from the cache file"
 
 
 def test_without_the_password_nothing_is_answered(host: StandaloneHost) -> None:
