@@ -318,8 +318,8 @@ def _read_config(path: str | Path) -> dict[str, Any]:
 
 def _host_parameterization(model: Any) -> str:
     """What the webui would have set from the config that it would have used."""
-    used = getattr(model, "used_config", None)
-    if used is None:
+    used = str(getattr(model, "used_config", ""))
+    if not used:
         return str(model.parameterization)
     try:
         return "v" if is_v_prediction(_read_config(_made_from.get(used, used))) else "eps"
