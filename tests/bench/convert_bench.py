@@ -1,6 +1,6 @@
 """How fast a conversion is beside the floor of its bytes, and how much memory it takes, all in one run.
 
-    python tests/bench/convert_bench.py --dir DIR [--size full|mini] [--runs 3] [--only WORDS]
+    python tests/bench/convert_bench.py --dir DIR [--size full|mini] [--runs 3] [--only WORDS,WORDS]
 
 Writes SDXL files with true key names and random values into DIR (full: 6.9 GB in fp16, 13.9 GB in fp32, 7.4 GB as
 GGUF, one at a time), measures, prints a table as Markdown, and removes the files. A floor is the time to read the
@@ -170,13 +170,16 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--size", choices=("full", "mini"), default="mini")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="", help="measure only cases with this in their name")
+    parser.add_argument(
+        "--only", default="", help="measure only cases with one of these, between commas, in their name"
+    )
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     target = arguments.dir / "convert-bench-out.safetensors"
     rows: list[Row] = []
     floors: dict[str, float] = {}
-    chosen = [case for case in CASES if arguments.only in case.name]
+    wanted = arguments.only.split(",")
+    chosen = [case for case in CASES if any(words in case.name for words in wanted)]
     for kind in dict.fromkeys(case.source for case in chosen):
         source = arguments.dir / ("convert-bench.gguf" if kind in _GGUF else "convert-bench.safetensors")
         try:
@@ -185,6 +188,10 @@ def main() -> None:
             for case in (case for case in chosen if case.source == kind):
                 found, floors[case.name] = measure(case, source, target, arguments.runs)
                 rows += found
+                print(
+                    f"{case.name}: {statistics.median(found[-1].wall):.1f} s, floor {floors[case.name]:.1f} s",
+                    flush=True,
+                )
         finally:
             source.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
