@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -58,14 +60,18 @@ def test_exit_status_and_message(abc: Models, tmp_path: Path, capsys: pytest.Cap
 
 def test_as_a_module_with_a_progress_bar_on_a_terminal(abc: Models, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     out = tmp_path / "o.safetensors"
     library = Path(modelsmith.__file__).parents[1]
     command = [sys.executable, "-m", "modelsmith", "merge", "-a", str(abc[0]), "-b", str(abc[1]), "-o", str(out)]
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, check=False, cwd=library)
     os.close(theirs)
-    shown = os.read(ours, 65536).decode(errors="replace")
-    os.close(ours)
+    shown = ""
+    with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+        while part := terminal.read(65536):  # ends with an error once nothing holds the other side
+            shown += part.decode(errors="replace")
     assert done.returncode == 0, shown
     assert out.exists() and "100%" in shown
 
