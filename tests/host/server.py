@@ -234,8 +234,11 @@ class Webui:
 
     # the page
 
-    def press(self, *data: Any, value: str = "", elem_id: str = "") -> Any:
-        """Press the page's button with this text or elem_id, its inputs holding ``data``; the answer of its handler."""
+    def press(self, *data: Any, value: str = "", elem_id: str = "", patience: float = 300.0) -> Any:
+        """Press the page's button with this text or elem_id, its inputs holding ``data``; the answer of its handler.
+
+        OSError where no answer came within about ``patience`` seconds.
+        """
         config = self.get("/config")
         matching = {
             part["id"]
@@ -245,21 +248,29 @@ class Webui:
                 (value and part["props"].get("value") == value) or (elem_id and part["props"].get("elem_id") == elem_id)
             )
         }
-        assert len(matching) == 1, f"{len(matching)} buttons {value or elem_id!r}"
-        for index, handler in enumerate(config["dependencies"]):
-            targets = {target[0] if isinstance(target, list) else target for target in handler["targets"]}
-            if targets & matching:
-                return self._call(config, handler.get("id", index), list(data))
-        raise AssertionError(f"nothing happens on {value or elem_id!r}")
+        # Forge has ten buttons "Install"; only one of them reads three inputs.
+        fitting = [
+            (handler.get("id", index), handler["queue"])
+            for index, handler in enumerate(config["dependencies"])
+            if matching & {target[0] if isinstance(target, list) else target for target in handler["targets"]}
+            and len(handler["inputs"]) == len(data)
+        ]
+        assert len(fitting) == 1, f"{len(fitting)} handlers of {value or elem_id!r} with {len(data)} inputs"
+        index, queue = fitting[0]
+        queued = queue is not False and not config["version"].startswith("3.")
+        return self._call(index, list(data), queued, patience)
 
-    def _call(self, config: dict[str, Any], index: int, data: list[Any]) -> Any:
+    def _call(self, index: int, data: list[Any], queued: bool, patience: float) -> Any:
         body = {"fn_index": index, "data": data, "session_hash": secrets.token_hex(5)}
-        if config["version"].startswith("3."):
+        if not queued:
             return self.post("/run/predict", body)["data"]
         self.post("/queue/join", body)
-        stream = urllib.request.urlopen(self.url(f"/queue/data?session_hash={body['session_hash']}"), timeout=300)
+        deadline = time.monotonic() + patience
+        stream = urllib.request.urlopen(self.url(f"/queue/data?session_hash={body['session_hash']}"), timeout=patience)
         with stream:
             for line in stream:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no answer within {patience} seconds")
                 if not line.startswith(b"data: "):
                     continue
                 message = json.loads(line[6:])
@@ -277,7 +288,8 @@ class Webui:
         """Settings > Reload UI, and wait until the webui is back."""
         before = self.output().count("Startup time:")
         with contextlib.suppress(OSError, WebuiError):
-            self.press(elem_id="settings_restart_gradio")
+            # The page that pressed the button gets no answer: its server is closed under it.
+            self.press(elem_id="settings_restart_gradio", patience=10.0)
         self._wait(before)
 
 

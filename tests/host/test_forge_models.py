@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from host.checkpoints import SDXL, Recipe, write
-from host.gradio_page import press
 from host.server import Webui, WebuiError
 
 WEBUI = "forge"
@@ -284,7 +283,7 @@ def test_bare_names_keep_their_marks(webui: Webui, alone: Webui, checkpoint_fold
         bare, module = host.checkpoints / "bare.safetensors", host.data / "models" / "VAE" / "rest.safetensors"
         _split(checkpoint_folder / "sdxl-v-ztsnr.safetensors", bare, module)
         host.refresh()
-        press(host, "forge_refresh_checkpoint", [])
+        host.press(elem_id="forge_refresh_checkpoint")
         host.options(forge_additional_modules=[module.name])
         first = first_step(host, "bare")
         host.options(forge_additional_modules=[])
