@@ -120,6 +120,9 @@ class Webui:
             self.configure()
         arguments = [*COMMON_ARGUMENTS, *KIND_ARGUMENTS[self.kind], *self.extra]
         arguments += ["--port", str(self.port), "--data-dir", str(self.data)]
+        if self.kind == "forge":
+            # With a data folder elsewhere, gradio 4 would refuse the page the webui's own scripts.
+            arguments += ["--gradio-allowed-path", str(self.root)]
         self.log = self.data / f"log-{time.strftime('%H%M%S')}.txt"
         environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
         # The webui's own python must not see the packages of the one that runs the tests.
