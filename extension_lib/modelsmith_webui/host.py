@@ -87,6 +87,10 @@ class Host(Protocol):
         """Where a new checkpoint is written."""
         ...
 
+    def part_folder(self, kind: str) -> Path:
+        """Where a new VAE (``vae``) or text encoder (``text_encoder``) is written; it may not exist yet."""
+        ...
+
     def data_folder(self) -> Path:
         """Where Modelsmith keeps its own index; made when it does not exist."""
         ...

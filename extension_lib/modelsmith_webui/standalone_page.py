@@ -28,6 +28,7 @@ ASSETS: dict[str, tuple[Path, str]] = {
     "standalone.js": (Path(__file__).parent / "assets" / "standalone.js", "text/javascript"),
     "standalone.css": (Path(__file__).parent / "assets" / "standalone.css", "text/css"),
     "modelsmith.js": (ROOT / "javascript" / "modelsmith.js", "text/javascript"),
+    "modelsmith_jobs.js": (ROOT / "javascript" / "modelsmith_jobs.js", "text/javascript"),
     "style.css": (ROOT / "style.css", "text/css"),
 }
 ASSET_PREFIX = "/modelsmith/assets/"

@@ -142,6 +142,13 @@ class StandaloneHost:
                 return found
         return self.models
 
+    def part_folder(self, kind: str) -> Path:
+        wanted = [name for name, known in FOLDER_KINDS.items() if known == kind]
+        for found in sorted(self.models.iterdir()):
+            if found.is_dir() and found.name.lower() in wanted:
+                return found
+        return self.models / {"vae": "VAE"}.get(kind, kind)
+
     def data_folder(self) -> Path:
         self._data.mkdir(parents=True, exist_ok=True)
         return self._data

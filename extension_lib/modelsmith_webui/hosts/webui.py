@@ -113,6 +113,12 @@ class WebuiHost:
 
         return Path(getattr(shared.cmd_opts, "ckpt_dir", None) or sd_models.model_path)
 
+    def part_folder(self, kind: str) -> Path:
+        from modules import shared
+
+        option, usual = ("vae_dir", "VAE") if kind == "vae" else ("text_encoder_dir", "text_encoder")
+        return Path(getattr(shared.cmd_opts, option, None) or self._models_folder() / usual)
+
     def data_folder(self) -> Path:
         from modules import paths_internal
 
@@ -121,9 +127,10 @@ class WebuiHost:
         return folder
 
     def refresh_checkpoints(self) -> None:
-        from modules import sd_models
+        from modules import sd_models, sd_vae
 
         sd_models.list_models()
+        sd_vae.refresh_vae_list()
 
     def cached_sha256(self, file: ModelFile) -> str | None:
         if file.sha256:

@@ -9,6 +9,7 @@ import gradio as gr
 from modelsmith_webui.api import PAGE_TOKEN
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import listen
+from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.html import tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
@@ -31,10 +32,14 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
             inspect.build()
         with gr.Tab("Merge", id="merge", elem_id="modelsmith_view_merge"):
             merge.build()
+        with gr.Tab("Convert", id="convert", elem_id="modelsmith_view_convert") as convert_tab:
+            convert = ConvertView(host, tr)
+            convert.build()
         with gr.Tab("Library", id="library", elem_id="modelsmith_view_library") as library_tab:
             library = LibraryView(host, tr, inspect)
             library.build()
     library.connect(library_tab, views)
+    convert.connect(convert_tab)
     # A page that is loaded anew offers the files that are there now, not those of the start.
     offers = [inspect.file, *merge.slots]
     listen(blocks.load, lambda: [inspect.offer(), *merge.offers()], [], offers)

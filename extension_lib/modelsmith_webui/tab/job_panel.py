@@ -1,0 +1,91 @@
+"""Start, stop, progress and result: the same panel below every view that runs a job of the host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from modelsmith.errors import Cancelled, ModelsmithError
+from modelsmith_webui.host import Host, JobControl
+from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.html import notice, tag
+from modelsmith_webui.tab.plan_page import failure_html
+from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+Values = Sequence[Any]
+
+
+class JobPanel:
+    """``view`` is the view's name in element ids; the page's script finds the panel by it.
+
+    The handlers get the values of the view's inputs. plan: returns the updates for ``planned``. work: returns the
+    result as HTML. after: returns the updates for the lists of files once a job has ended.
+    """
+
+    def __init__(self, host: Host, tr: Texts, view: str) -> None:
+        self.host, self.tr, self.view = host, tr, view
+        self.turns = Turns()
+
+    def build(self, hint: str, start: str, stop: str) -> None:
+        """Add the components; the words are button texts."""
+        prefix = f"modelsmith_{self.view}"
+        self.plan = gr.HTML(notice("info", self.tr(hint)), elem_id=f"{prefix}_plan")
+        with gr.Row(elem_classes=["ms-row", "ms-run"]):
+            self.start = unsaved(gr.Button(start, variant="primary", elem_id=f"{prefix}_start"))
+            self.stop = gr.Button(stop, elem_id=f"{prefix}_stop")
+        with gr.Column(elem_id=f"{prefix}_progress_panel", elem_classes=["ms-progress-panel"]):
+            gr.HTML("", elem_id=f"{prefix}_progress", elem_classes=["ms-progress-place"])
+        self.result = gr.HTML("", elem_id=f"{prefix}_result")
+
+    def connect(
+        self,
+        inputs: Sequence[Any],
+        lists: Sequence[Any],
+        work: Callable[[Values, JobControl], str],
+        after: Callable[[], list[Any]],
+    ) -> None:
+        """Wire start and stop; ``lists`` are the dropdowns of files, which a finished job refreshes."""
+        task = gr.Textbox(value="", visible=False, label=f"Task of {self.view}", elem_id=f"modelsmith_{self.view}_task")
+        count = {"data_view": self.view, "data_inputs": 1 + len(inputs)}
+        gr.HTML(tag("div", "", "ms-view-data", hidden="hidden", **count), elem_id=f"modelsmith_{self.view}_data")
+        self.task = unsaved(task)
+
+        def run(_task: str, *values: Any) -> list[Any]:
+            # The last output is HTML, to which a webui adds its own line.
+            return [*self._run(work, values, after)]
+
+        job = self.host.wrap_job(run, extra_outputs=[gr.update() for _ in lists])
+        script = f"modelsmithStart_{self.view}" if self.host.progress_script else None
+        listen(self.start.click, job, [self.task, *inputs], [*lists, self.result], js=script, job=True)
+        listen(self.stop.click, self.host.interrupt)
+
+    def follow(
+        self, events: Sequence[Any], inputs: Sequence[Any], planned: Sequence[Any], plan: Callable[[Values], list[Any]]
+    ) -> None:
+        """Ask for the plan at every change; an answer that a later one overtook is not shown."""
+
+        def show(ticket: str, *values: Any) -> list[Any]:
+            answer = plan(values)
+            return answer if self.turns.may_show(ticket) else [gr.update() for _ in planned]
+
+        for event in events:
+            listen(event, show, [self.task, *inputs], planned, js=f"modelsmithAsk_{self.view}")
+
+    def _run(
+        self, work: Callable[[Values, JobControl], str], values: Values, after: Callable[[], list[Any]]
+    ) -> list[Any]:
+        try:
+            html = work(values, self.host.job_control())
+        except Cancelled:
+            html = notice("info", self.tr("Cancelled. Nothing was written."))
+        except (ModelsmithError, OSError, MemoryError) as error:
+            logger.warning("the job failed: %s", error)
+            html = failure_html(error)
+        self.host.refresh_checkpoints()
+        return [*after(), html]

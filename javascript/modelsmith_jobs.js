@@ -1,0 +1,52 @@
+// Starting the jobs of the Convert and the VAE view: the first argument of each event becomes the id of the task or the
+// ticket of a question, and the host's progress bar follows the task. Links lead from a report to these views.
+
+(function() {
+    "use strict";
+
+    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const byId = id => root().querySelector("#" + id);
+    const pageId = Math.random().toString(36).slice(2);
+    let asked = 0;
+
+    // gradio hands over the values of the outputs too; only the inputs are to be sent back.
+    function inputsOf(view, values) {
+        const data = root().querySelector(`.ms-view-data[data-view="${view}"]`);
+        return Array.from(values).slice(0, Number(data && data.dataset.inputs) || undefined);
+    }
+
+    // The host's own lists are asked to look again, so that the result is there at once.
+    function refreshLists() {
+        for (const id of ["refresh_sd_model_checkpoint", "forge_refresh_checkpoint", "refresh_sd_vae"]) {
+            byId(id)?.click();
+        }
+    }
+
+    function start(view, values) {
+        const args = inputsOf(view, values);
+        if (typeof requestProgress !== "function" || typeof randomId !== "function") return args;
+        const id = randomId();
+        const place = byId(`modelsmith_${view}_progress`);
+        args[0] = id;
+        if (place) {
+            const whole = byId(`modelsmith_${view}`);
+            whole?.classList.add("ms-running");
+            requestProgress(id, place, null, () => {
+                whole?.classList.remove("ms-running");
+                setTimeout(refreshLists, 300);
+            });
+        }
+        return args;
+    }
+
+    function ask(view, values) {
+        const args = inputsOf(view, values);
+        args[0] = pageId + ":" + (asked += 1);
+        return args;
+    }
+
+    for (const view of ["convert", "vae"]) {
+        window["modelsmithStart_" + view] = function() { return start(view, arguments); };
+        window["modelsmithAsk_" + view] = function() { return ask(view, arguments); };
+    }
+})();

@@ -1,0 +1,108 @@
+"""Convert and VAE in a real browser, in the standalone app: from the choice to the file in the list."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from browser.conftest import App
+from browser.page_object import ModelsmithPage
+
+DEMO_A, DEMO_B = "modelsmith-demo-a", "modelsmith-demo-b"
+IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+
+
+def radio(tab: ModelsmithPage, elem_id: str, text: str) -> None:
+    tab.part(elem_id).locator("label").get_by_text(text, exact=True).first.click()
+
+
+def pick(tab: ModelsmithPage, name: str) -> None:
+    """Choose a file; the list of a choice of several stays open until the field is left."""
+    tab.choose("modelsmith_convert_files", name)
+    tab.part("modelsmith_convert_files").locator("input").first.blur()
+    tab.page.locator("ul.options").wait_for(state="detached")
+
+
+def start(tab: ModelsmithPage, view: str, css: str) -> str:
+    """Press the button and wait for the result: ms-done, ms-warning, ms-info or ms-error."""
+    tab.page.locator(f"#modelsmith_{view}_start").click()
+    tab.page.locator(f"#modelsmith_{view}_result .{css}").first.wait_for()
+    return tab.text(f"modelsmith_{view}_result")
+
+
+def write_faulty(app: App, name: str) -> None:
+    tensors = load_file(app.models / f"{DEMO_A}.safetensors")
+    tensors[IDS] = torch.arange(77, dtype=torch.float32).reshape(1, 77)
+    save_file(tensors, app.models / name)
+
+
+def test_convert_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.view("convert")
+    pick(tab, DEMO_A)
+    radio(tab, "modelsmith_convert_unet", "fp8 e4m3")
+    tab.wait_text("modelsmith_convert_plan", "modelsmith-demo-a-fp8_e4m3.safetensors")
+    assert "→" in tab.text("modelsmith_convert_plan")
+    tab.screenshot("standalone-convert")
+    assert "modelsmith-demo-a-fp8_e4m3.safetensors" in start(tab, "convert", "ms-done")
+    tab.screenshot("standalone-convert-done")
+    made = load_file(app.models / "modelsmith-demo-a-fp8_e4m3.safetensors")
+    assert made["model.diffusion_model.middle_block.0.in_layers.2.weight"].dtype == torch.float8_e4m3fn
+    assert any("fp8_e4m3" in name for name in tab.choices("modelsmith_convert_files"))
+
+
+def test_repair_shows_what_is_wrong_and_mends_it(app: App, tab: ModelsmithPage) -> None:
+    write_faulty(app, "faulty.safetensors")
+    tab.open(app.url)
+    tab.view("convert")
+    pick(tab, "faulty.safetensors")
+    radio(tab, "modelsmith_convert_action", "Repair")
+    tab.wait_text("modelsmith_convert_plan", "Damaged position_ids")
+    tab.screenshot("standalone-repair")
+    assert "faulty-repaired.safetensors" in start(tab, "convert", "ms-done")
+    assert load_file(app.models / "faulty-repaired.safetensors")[IDS].dtype == torch.int64
+
+
+def test_a_running_conversion_is_cancelled(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.view("convert")
+    pick(tab, "large-a")
+    radio(tab, "modelsmith_convert_unet", "fp32")
+    tab.wait_text("modelsmith_convert_plan", "large-a-fp32.safetensors")
+    before = {path.name for path in app.models.iterdir()}
+    tab.page.locator("#modelsmith_convert_start").click()
+    bar = tab.page.locator("#modelsmith_convert_progress_panel .progressDiv").filter(has_text="/")
+    bar.first.wait_for()
+    tab.screenshot("standalone-convert-progress")
+    tab.page.locator("#modelsmith_convert_stop").click()
+    tab.page.locator("#modelsmith_convert_result .ms-info").first.wait_for()
+    assert "Nothing was written" in tab.text("modelsmith_convert_result")
+    bar.first.wait_for(state="detached")
+    assert {path.name for path in app.models.iterdir()} == before
+
+
+def test_every_action_looks_right(app: App, tab: ModelsmithPage) -> None:
+    """Each action shows its own controls, in both themes and in Japanese."""
+    shown: dict[str, str] = {
+        "Prune": "keep_schedule",
+        "Parts": "part",
+        "Share": "title",
+        "Compare": "other",
+        "Verify": "check_values",
+    }
+    for query, suffix in (("?__lang=&__theme=light", "light"), ("?__lang=&__theme=dark", "dark")):
+        tab.open(app.url + query)
+        tab.view("convert")
+        pick(tab, DEMO_B)
+        for action, field in shown.items():
+            radio(tab, "modelsmith_convert_action", action)
+            tab.part(f"modelsmith_convert_{field}").wait_for(state="visible")
+            tab.part("modelsmith_convert_unet").wait_for(state="hidden")
+            tab.page.wait_for_timeout(700)
+            tab.screenshot(f"standalone-convert-{action.lower()}-{suffix}")
+    tab.open(app.url + "?__lang=ja_JP&__theme=light")
+    tab.view("convert")
+    pick(tab, DEMO_B)
+    tab.wait_text("modelsmith_convert_plan", "作られるもの")
+    tab.screenshot("standalone-convert-ja")
+    tab.open(app.url + "?__lang=&__theme=light")

@@ -1,0 +1,223 @@
+"""The Convert view: what it plans, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modelsmith import demo
+from modelsmith_webui.hosts.standalone import StandaloneHost
+from modelsmith_webui.tab.convert_files import FOLDER_PREFIX, file_choices
+from modelsmith_webui.tab.convert_form import ConvertForm
+from modelsmith_webui.tab.convert_view import ConvertView
+from modelsmith_webui.tab.convert_words import ACTIONS
+from modelsmith_webui.tab.texts import Texts
+
+DEMO_A, DEMO_B = "modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors"
+IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+UNET = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@pytest.fixture
+def view(host: StandaloneHost) -> ConvertView:
+    made = ConvertView(host, Texts(host.language))
+    with gr.Blocks():
+        made.build()
+    return made
+
+
+def values(**changes: Any) -> list[Any]:
+    form = replace(ConvertForm(files=[DEMO_A]), **changes)
+    return [getattr(form, field.name) for field in fields(ConvertForm)]
+
+
+def start(view: ConvertView, **changes: Any) -> str:
+    """Press the button: the handler that the event has, with the job around it."""
+    *lists, html = view.panel._run(view.work, values(**changes), view.offers)
+    assert len(lists) == len(view.lists)
+    return html
+
+
+def plan(view: ConvertView, **changes: Any) -> str:
+    (html,) = view.show_plan(values(**changes))
+    return re.sub(r"\s+", " ", html)
+
+
+def names(host: StandaloneHost) -> set[str]:
+    return {path.relative_to(host.models).as_posix() for path in host.models.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def faulty(host: StandaloneHost) -> Path:
+    """A checkpoint with position ids as an old merge left them, and a value beyond fp16."""
+    tensors = load_file(str(host.models / DEMO_A))
+    tensors[IDS] = torch.arange(77, dtype=torch.float32).reshape(1, 77)
+    tensors[UNET] = tensors[UNET].float()
+    tensors[UNET].view(-1)[0] = 1e6
+    path = host.models / "faulty.safetensors"
+    save_file(tensors, str(path))
+    return path
+
+
+def test_the_fields_are_those_of_the_form(view: ConvertView) -> None:
+    assert len(view.inputs) == len(values())
+    assert ConvertForm.from_values([None] * len(values())) == ConvertForm()
+
+
+def test_only_the_controls_of_the_action_are_shown(view: ConvertView) -> None:
+    for action in ACTIONS.values():
+        about, button, target, *groups = view.show_group(action)
+        assert len(about) > 20 and button["value"]
+        shown = [name for name, update in zip(view.groups, groups, strict=True) if update["visible"]]
+        assert shown == [ConvertForm(action=action).what]
+        assert target["visible"] is (action not in ("Compare", "Verify"))
+
+
+def test_a_folder_stands_for_its_files(host: StandaloneHost) -> None:
+    (folder,) = [label for label in file_choices(host) if label.startswith(FOLDER_PREFIX)]
+    form = ConvertForm(files=[folder, DEMO_A])
+    assert [file.name for file in form.chosen(host)] == [DEMO_A, DEMO_B]
+
+
+def test_the_plan_of_a_conversion_names_sizes_and_place(view: ConvertView, host: StandaloneHost) -> None:
+    shown = plan(view, unet="fp8 e4m3", vae="fp32")
+    assert "MB → " in shown and "%)" in shown
+    assert f"{host.models}/modelsmith-demo-a-converted.safetensors" in shown
+    assert "Nothing would change but the name" in plan(view)
+
+
+def test_a_conversion_writes_each_part_in_its_precision(view: ConvertView, host: StandaloneHost) -> None:
+    html = start(view, unet="bf16", vae="fp32", name="mixed")
+    assert "ms-done" in html and "mixed.safetensors" in html
+    made = load_file(str(host.models / "mixed.safetensors"))
+    source = load_file(str(host.models / DEMO_A))
+    assert torch.equal(made[UNET], source[UNET].bfloat16())
+    vae = "first_stage_model.decoder.conv_in.weight"
+    assert torch.equal(made[vae], source[vae].float())
+    text = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
+    assert torch.equal(made[text], source[text])
+
+
+def test_what_overflows_is_named(view: ConvertView, faulty: Path) -> None:
+    html = start(view, files=[faulty.name], unet="fp16", name="small")
+    assert UNET in html and "1 out of range" in html and "ms-warning" in html
+    clipped = start(view, files=[faulty.name], unet="fp16", clip=True, name="clipped")
+    assert UNET in clipped
+    assert float(load_file(str(faulty.with_name("clipped.safetensors")))[UNET].float().max()) == 65504.0
+
+
+def test_repair_shows_the_evidence_and_then_mends(view: ConvertView, faulty: Path, host: StandaloneHost) -> None:
+    before = names(host)
+    shown = plan(view, files=[faulty.name], action="Repair")
+    assert "Damaged position_ids" in shown and "before January 2023" in shown
+    assert names(host) == before
+    html = start(view, files=[faulty.name], action="Repair")
+    assert "faulty-repaired.safetensors" in html
+    ids = load_file(str(host.models / "faulty-repaired.safetensors"))[IDS]
+    assert ids.dtype == torch.int64 and torch.equal(ids, torch.arange(77).reshape(1, 77))
+
+
+def test_a_sound_file_is_not_written_again(view: ConvertView, host: StandaloneHost) -> None:
+    before = names(host)
+    html = start(view, action="Repair")
+    assert "Nothing was written" in html and names(host) == before
+
+
+def test_a_part_goes_to_the_folder_of_its_kind(view: ConvertView, host: StandaloneHost) -> None:
+    assert "VAE/modelsmith-demo-a-vae.safetensors" in plan(view, action="Parts")
+    assert not (host.models / "VAE").exists()
+    start(view, action="Parts")
+    assert "decoder.conv_in.weight" in load_file(str(host.models / "VAE" / "modelsmith-demo-a-vae.safetensors"))
+    assert "VAE / VAE/modelsmith-demo-a-vae.safetensors" in view.offers()[1]["choices"]
+
+
+def write_sd1(path: Path, monkeypatch: pytest.MonkeyPatch, value: float) -> Path:
+    """Narrow, but with the cross attention of SD1, by which its family is known."""
+    monkeypatch.setattr(demo, "CONTEXT_WIDTH", 768)
+    save_file({name: torch.full(shape, value).half() for name, shape in demo.demo_shapes().items()}, str(path))
+    return path
+
+
+def test_a_part_of_another_file_is_put_in(
+    view: ConvertView, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "is not chosen" in plan(view, action="Parts", part_action="put one in")
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        write_sd1(host.models / f"{name}.safetensors", monkeypatch, value)
+    changes: dict[str, Any] = {"files": ["one.safetensors"], "action": "Parts", "part_action": "put one in"}
+    changes["part_donor"] = "two.safetensors"
+    assert "one-with-vae.safetensors" in plan(view, **changes)
+    start(view, **changes)
+    made = load_file(str(host.models / "one-with-vae.safetensors"))
+    assert made["first_stage_model.decoder.conv_in.weight"].unique().tolist() == [2.0]
+    assert made[UNET].unique().tolist() == [1.0]
+
+
+def test_sharing_shows_name_and_cards_first(view: ConvertView, host: StandaloneHost) -> None:
+    shown = plan(view, action="Share", title="はるか 夢", author="Ann <b>", license="CC0-1.0")
+    assert "haruka" in shown.lower() and "Recommended settings" in shown and "推奨設定" in shown
+    assert "Ann &lt;b&gt;" in shown and "Ann <b>" not in shown
+    html = start(view, action="Share", title="Ready", author="Ann", license="CC0-1.0")
+    assert {"Ready.safetensors", "Ready.md", "Ready.ja.md", "Ready.sha256"} <= names(host)
+    assert "AutoV2" in html
+
+
+def test_comparing_says_how_models_relate(view: ConvertView, host: StandaloneHost) -> None:
+    save_file(load_file(str(host.models / DEMO_A)), str(host.models / "copy.safetensors"))
+    assert "The two models are the same" in start(view, action="Compare", other="copy.safetensors")
+    differ = start(view, action="Compare", other=DEMO_B)
+    assert "The two models differ" in differ and "different" in differ
+    assert "is not chosen" in start(view, action="Compare")
+    assert "the same file" in plan(view, action="Compare", other=DEMO_A)
+
+
+def test_verifying_names_the_damage(view: ConvertView, host: StandaloneHost) -> None:
+    tensors = load_file(str(host.models / DEMO_A))
+    tensors[UNET].view(-1)[3] = float("nan")
+    save_file(tensors, str(host.models / "nan.safetensors"))
+    html = start(view, action="Verify", files=[DEMO_B, "nan.safetensors"])
+    assert "2 files checked, 1 with faults" in html and UNET in html and "1 NaN" in html
+
+
+def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) -> None:
+    files = [DEMO_A, DEMO_B]
+    shown = plan(view, files=files, unet="bf16", name="new")
+    assert shown.count("to be written") == 2
+    assert not (host.models / "new").exists()
+    assert "2 written, 0 skipped, 0 failed" in start(view, files=files, unet="bf16", name="new")
+    assert {f"new/{DEMO_A}", f"new/{DEMO_B}"} <= names(host)
+    assert "0 written, 2 skipped, 0 failed" in start(view, files=files, unet="bf16", name="new")
+    assert plan(view, files=files, unet="bf16", name="new").count("done before") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": "../out"}, "has a path in it"),
+        ({"name": "modelsmith-demo-b"}, "exists already"),
+        ({"files": ["nothing-like-it"]}, "unknown model file"),
+        ({"files": [DEMO_A, DEMO_B], "action": "Parts"}, "one file at a time"),
+        ({"action": "Parts", "part_action": "change the names"}, "no spelling is chosen"),
+        ({"files": []}, "Choose a file"),
+        ({"action": "Prune", "ema": "use them as the weights"}, "no UNet with EMA"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(view: ConvertView, changes: dict[str, Any], told: str) -> None:
+    assert told in plan(view, **changes)
+
+
+def test_a_cancelled_job_leaves_nothing(
+    view: ConvertView, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = names(host)
+    monkeypatch.setattr(host.jobs, "cancelled", lambda: True)
+    for changes in ({"unet": "fp32"}, {"action": "Compare", "other": DEMO_B}, {"action": "Verify"}):
+        assert "Cancelled" in start(view, **changes)
+    assert names(host) == before
