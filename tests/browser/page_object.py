@@ -17,7 +17,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-VIEWS = ("inspect", "merge", "convert", "library")
+VIEWS = ("inspect", "merge", "convert", "vae", "library")
 WAIT = 30_000.0  # milliseconds; a machine that runs other tests beside this one is slow
 
 
@@ -54,8 +54,19 @@ class ModelsmithPage:
 
     def choose(self, elem_id: str, name: str) -> None:
         """Choose an entry of a dropdown."""
-        self.part(elem_id).locator("input").first.click()
-        self.page.locator(f"#{elem_id} ul li:visible, ul.options li:visible").filter(has_text=name).first.click()
+        from playwright.sync_api import TimeoutError as NotInTime
+
+        field = self.part(elem_id).locator("input").first
+        entry = self.page.locator(f"#{elem_id} ul li:visible, ul.options li:visible").filter(has_text=name).first
+        for _ in range(10):  # a list that is renewed while it is open closes again
+            field.click()
+            try:
+                entry.click(timeout=WAIT / 10)
+            except NotInTime:
+                field.blur()
+                continue
+            return
+        raise AssertionError(f"{name} is not offered in {elem_id}")
 
     def choices(self, elem_id: str) -> list[str]:
         """The entries of a dropdown."""

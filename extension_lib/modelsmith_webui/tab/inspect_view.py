@@ -78,6 +78,7 @@ class InspectView:
                     value="automatic",
                     label="Zero terminal SNR for this file",
                     elem_id="modelsmith_override_ztsnr",
+                    min_width=300,
                 )
             )
             self.saved = gr.HTML("", elem_id="modelsmith_override_saved")
