@@ -42,13 +42,28 @@ _PLAIN_CONFIGS: dict[str, ConfigBase] = {"sd1": "sd1", "sd2": "sd2", "sdxl": "sd
 _VARIANTS_WITHOUT_CONFIG = frozenset({"x4-upscaler", "unclip", "ssd-1b", "segmind-vega", "instruct-pix2pix"})
 
 
+def _share(value: object) -> float | None:
+    """A number from 0 to 1, also as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if 0.0 <= found <= 1.0 else None
+
+
 @dataclass(frozen=True)
 class Override:
-    """What the user set for one file. "auto" leaves the choice to the evidence; ``vae`` None means no preference."""
+    """What the user set for one file, or for one picture. "auto" leaves the choice to the evidence.
+
+    ``vae`` None means no preference; ``cfg_rescale`` (0 to 1) None means what the settings say.
+    """
 
     prediction: PredictionChoice = "auto"
     ztsnr: ZtsnrChoice = "auto"
     vae: str | None = None
+    cfg_rescale: float | None = None
 
     @property
     def is_auto(self) -> bool:
@@ -56,7 +71,13 @@ class Override:
 
     def to_json(self) -> dict[str, str]:
         """Only what differs from automatic, as it is kept beside the checkpoint."""
-        values = {"prediction": self.prediction, "ztsnr": self.ztsnr, "vae": self.vae or "auto"}
+        rescale = "auto" if self.cfg_rescale is None else f"{self.cfg_rescale:g}"
+        values = {
+            "prediction": self.prediction,
+            "ztsnr": self.ztsnr,
+            "vae": self.vae or "auto",
+            "cfg_rescale": rescale,
+        }
         return {name: value for name, value in values.items() if value != "auto"}
 
     @staticmethod
@@ -70,6 +91,16 @@ class Override:
             prediction=prediction if prediction in ("epsilon", "v_prediction") else "auto",
             ztsnr=ztsnr if ztsnr in ("on", "off") else "auto",
             vae=vae if isinstance(vae, str) and vae != "auto" else None,
+            cfg_rescale=_share(found.get("cfg_rescale")),
+        )
+
+    def over(self, other: Override) -> Override:
+        """This one where it says something, ``other`` where it does not."""
+        return Override(
+            prediction=other.prediction if self.prediction == "auto" else self.prediction,
+            ztsnr=other.ztsnr if self.ztsnr == "auto" else self.ztsnr,
+            vae=other.vae if self.vae is None else self.vae,
+            cfg_rescale=other.cfg_rescale if self.cfg_rescale is None else self.cfg_rescale,
         )
 
 
@@ -112,8 +143,10 @@ def _leave_alone(source: str, reason: str) -> Decision:
     return Decision(prediction=None, ztsnr=False, source=source, reasons=(reason,), config=None)
 
 
-def _prediction(report: Report, override: Override) -> tuple[DiscreteType | None, str, str]:
+def _prediction(report: Report, override: Override, image: Override) -> tuple[DiscreteType | None, str, str]:
     """The type, its source and a line that says why."""
+    if image.prediction != "auto":
+        return image.prediction, "image", f"prediction {image.prediction}: set for this picture"
     if override.prediction != "auto":
         return override.prediction, "override", f"prediction {override.prediction}: set by you for this file"
     found = report.prediction
@@ -125,7 +158,9 @@ def _prediction(report: Report, override: Override) -> tuple[DiscreteType | None
     return found.type, best.source, f"prediction {found.type}: {best.detail} ({best.grade})"
 
 
-def _ztsnr(report: Report, override: Override, prediction: DiscreteType) -> tuple[bool, str]:
+def _ztsnr(report: Report, override: Override, image: Override, prediction: DiscreteType) -> tuple[bool, str]:
+    if image.ztsnr != "auto":
+        return image.ztsnr == "on", f"ZTSNR {image.ztsnr}: set for this picture"
     if override.ztsnr != "auto":
         return override.ztsnr == "on", f"ZTSNR {override.ztsnr}: set by you for this file"
     # ZTSNR on an epsilon model is the worst quiet error, a strong tint on every picture: only the user may ask for it.
@@ -140,13 +175,19 @@ def _ztsnr(report: Report, override: Override, prediction: DiscreteType) -> tupl
     return False, "ZTSNR off: the file says so"
 
 
-def decide(report: Report, override: Override | None = None, *, enabled: bool = True) -> Decision:
+def decide(
+    report: Report,
+    override: Override | None = None,
+    *,
+    image: Override | None = None,
+    enabled: bool = True,
+) -> Decision:
     """What to set for the file behind ``report``.
 
-    The override of the file goes before the evidence. A conflict between pieces of evidence is decided by their order
+    What is set for one picture (``image``) goes before the override of the file, that one before the evidence. A conflict between pieces of evidence is decided by their order
     and said in ``reasons``. Nothing is decided for families that are not sampled on a discrete schedule.
     """
-    override = override or Override()
+    override, image = override or Override(), image or Override()
     if not enabled:
         return _leave_alone("off", "automatic handling is switched off")
     if report.error is not None:
@@ -154,12 +195,12 @@ def decide(report: Report, override: Override | None = None, *, enabled: bool = 
     if report.architecture not in DISCRETE_ARCHITECTURES:
         name = report.architecture or "unknown"
         return _leave_alone("evidence", f"{name}: the webui keeps its own prediction and schedule")
-    if report.prediction.type in ("edm", "edm_v_prediction") and override.prediction == "auto":
+    if report.prediction.type in ("edm", "edm_v_prediction") and image.over(override).prediction == "auto":
         return _leave_alone("evidence", f"{report.prediction.type}: a continuous schedule, which is left to the webui")
-    prediction, source, reason = _prediction(report, override)
+    prediction, source, reason = _prediction(report, override, image)
     if prediction is None:
         return Decision(None, False, source, (reason,), None)
-    ztsnr, ztsnr_reason = _ztsnr(report, override, prediction)
+    ztsnr, ztsnr_reason = _ztsnr(report, override, image, prediction)
     reasons = [reason, ztsnr_reason]
     if report.prediction.conflict:
         reasons.append("the file contradicts itself about its prediction type; see its report")

@@ -42,6 +42,8 @@ class Resolver:
         self._enabled = enabled
         self._lock = threading.Lock()
         self._reports: dict[Path, tuple[Stamp, Report]] = {}
+        # What the running job set for its own pictures, and the checkpoint that it is for.
+        self.image: tuple[Path, Override] | None = None
 
     def report(self, path: Path) -> Report:
         """The report of a file, read again only when the file or the yaml beside it changed."""
@@ -56,8 +58,14 @@ class Resolver:
         return report
 
     def resolve(self, path: str | Path) -> Resolution:
-        """Report, override and decision for one checkpoint."""
+        """Report, override and decision for one checkpoint, as the running job wants it."""
+        path = Path(path)
+        image = self.image[1] if self.image is not None and self.image[0] == path else None
+        return self.without_image(path, image)
+
+    def without_image(self, path: str | Path, image: Override | None = None) -> Resolution:
+        """The same with another choice for one picture than the running job's: none, or ``image``."""
         path = Path(path)
         report = self.report(path)
         override = read_override(path) if metadata_path(path).exists() else Override()
-        return Resolution(path, report, override, decide(report, override, enabled=self._enabled()))
+        return Resolution(path, report, override, decide(report, override, image=image, enabled=self._enabled()))
