@@ -147,6 +147,16 @@ def test_a_kept_schedule_tells_zero_terminal_snr(seen: Any, rescaled: bool, expe
 
 
 @pytest.mark.parametrize(
+    ("kept", "expected"),
+    [("0.0", True), ("4.897e-08", True), ("0.00466", False), ("soon", None), ("nan", None), ("7", None)],
+)
+def test_the_last_value_of_a_dropped_schedule_still_counts(seen: Any, kept: str, expected: bool | None) -> None:
+    metadata = {"modelsmith.alphas_cumprod_last": kept}
+    found = seen({**load("sdxl_base_fp16"), **V}, metadata)
+    assert found.prediction.zero_terminal_snr is expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ('model:\n  params:\n    parameterization: "v"\n', "v_prediction"),

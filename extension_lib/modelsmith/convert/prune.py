@@ -9,21 +9,13 @@ from modelsmith.convert.model import Model
 from modelsmith.convert.parts import is_marker
 from modelsmith.errors import BadFileError
 from modelsmith.files.dtypes import DTYPES, count
+from modelsmith.markers import LAST_ALPHA, SCHEDULE_BUFFERS
 
 Ema = Literal["drop", "use", "keep"]
 
 UNET_PREFIX = "model.diffusion_model."
 EMA_PREFIX = "model_ema."
-LAST_ALPHA = "modelsmith.alphas_cumprod_last"
-"""Metadata field for the last value of a dropped ``alphas_cumprod``: 0.0047 is the plain schedule, 0 zero SNR."""
-
-SCHEDULE = frozenset(
-    {"betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-     "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-     "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "logvar", "lvlb_weights",
-     "alphas_cumprod_original"}
-)  # fmt: skip
-"""Buffers that every host computes for itself (CompVis ldm/models/diffusion/ddpm.py, register_schedule)."""
+SCHEDULE = SCHEDULE_BUFFERS | {"alphas_cumprod_original"}
 
 _LEFTOVERS = (
     "first_stage_model.loss.", "optimizer_states.", "optimizer.", "lr_schedulers.", "callbacks.", "loops.",

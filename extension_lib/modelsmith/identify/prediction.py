@@ -15,8 +15,8 @@ from modelsmith.files.header import FileHeader
 from modelsmith.files.ranges import read_values, standard_deviation
 from modelsmith.identify.architectures import Architecture, Variant
 from modelsmith.identify.report import Evidence, Prediction, PredictionType
+from modelsmith.markers import LAST_ALPHA
 
-MARKERS = ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
 OTHER_MARKERS = ("__index_timestep_zero__", "__x0__", "scaled_fp8", "lora_controlnet")
 _DISCRETE = ("sd1", "sd2", "sdxl", "sdxl-refiner", "kolors")
 _SD2_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -181,6 +181,8 @@ def _from_schedule(header: FileHeader) -> list[Evidence]:
     """The noise schedule that training files keep. It must look like one: a hole in a sparse file is all zeros."""
     name = "alphas_cumprod"
     info = header.tensors.get(name)
+    if info is None and LAST_ALPHA in header.metadata:
+        return _from_last_alpha(header.metadata[LAST_ALPHA], f"{LAST_ALPHA}, kept when the schedule was dropped,")
     if info is None or len(info.shape) != 1 or not 10 <= info.shape[0] <= 4096:
         return []
     try:
@@ -189,10 +191,19 @@ def _from_schedule(header: FileHeader) -> list[Evidence]:
         return []
     if len(values) < 10 or not 0.9 < values[0] <= 1 or any(values[i] < values[i + 1] for i in range(len(values) - 1)):
         return []
-    last = values[-1]
+    return _from_last_alpha(str(values[-1]), "alphas_cumprod")
+
+
+def _from_last_alpha(text: str, name: str) -> list[Evidence]:
+    try:
+        last = float(text)
+    except ValueError:
+        return []
     if 0 <= last < _ZTSNR_LIMIT:
-        return [Evidence("schedule", f"alphas_cumprod ends at {last:.3g}", "strong", "ztsnr")]
-    return [Evidence("schedule", f"alphas_cumprod ends at {last:.3g}", "weak", "no_ztsnr")]
+        return [Evidence("schedule", f"{name} ends at {last:.3g}", "strong", "ztsnr")]
+    if _ZTSNR_LIMIT <= last < 1:
+        return [Evidence("schedule", f"{name} ends at {last:.3g}", "weak", "no_ztsnr")]
+    return []
 
 
 def _from_bias(header: FileHeader, prefix: str) -> list[Evidence]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelsmith.files.header import TensorInfo
-from modelsmith.identify.prediction import MARKERS, OTHER_MARKERS
+from modelsmith.identify.prediction import OTHER_MARKERS
+from modelsmith.markers import MARKERS, SCHEDULE_BUFFERS
 
 Tensors = dict[str, TensorInfo]
 
@@ -28,14 +29,7 @@ _AUXILIARY = {
     "low_scale_model.": "low_scale_model",
     "image_encoder.": "clip_vision",
 }
-_LEFTOVERS = frozenset(
-    {
-        "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
-        "logvar", "lvlb_weights", "scale_factor", "sigmas", "log_sigmas",
-    }
-)  # fmt: skip
+_LEFTOVERS = SCHEDULE_BUFFERS | {"scale_factor", "sigmas", "log_sigmas"}
 
 
 @dataclass

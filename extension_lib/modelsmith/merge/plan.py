@@ -14,6 +14,7 @@ from modelsmith.files.header import TensorInfo
 from modelsmith.files.names import check_output_name
 from modelsmith.files.output import check_space, free_bytes
 from modelsmith.files.writer import Entry, build_header
+from modelsmith.markers import MARKERS
 from modelsmith.merge.blocks import BASE, BlockLayout, layout_for, parse_weights, weights_from_list
 from modelsmith.merge.guard import Notice, Verdict, Weights, judge
 from modelsmith.merge.inputs import LETTERS, MergeInput, open_inputs
@@ -23,7 +24,6 @@ from modelsmith.merge.request import BlockWeights, MergeRequest
 
 Action = Literal["copy", "elements", "whole", "widen", "position_ids", "empty"]
 
-MARKERS = ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
 _SCHEDULE = re.compile(
     r"^(?:betas|alphas_cumprod(?:_prev)?|sqrt_\w+|log_one_minus_alphas_cumprod|posterior_\w+|lvlb_weights|logvar)$"
 )
