@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from browser.conftest import App
 from browser.page_object import ModelsmithPage
+from vae.vae_makers import narrow_layout, random_weights, spelled
 
 DEMO_A, DEMO_B = "modelsmith-demo-a", "modelsmith-demo-b"
 IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -106,3 +107,59 @@ def test_every_action_looks_right(app: App, tab: ModelsmithPage) -> None:
     tab.wait_text("modelsmith_convert_plan", "作られるもの")
     tab.screenshot("standalone-convert-ja")
     tab.open(app.url + "?__lang=&__theme=light")
+
+
+def write_hot_vae(app: App) -> None:
+    """A narrow VAE that overflows in fp16."""
+    (app.models / "VAE").mkdir(exist_ok=True)
+    layout = narrow_layout(widths=(32, 32, 32, 32), blocks=2)
+    save_file(spelled(layout, random_weights(layout, gain=3e5), "ldm"), app.models / "VAE" / "sdxl-hot.safetensors")
+
+
+def test_a_vae_is_measured_and_cured(app: App, tab: ModelsmithPage) -> None:
+    write_hot_vae(app)
+    tab.open(app.url)
+    tab.view("vae")
+    tab.choose("modelsmith_vae_file", "sdxl-hot")
+    tab.wait_text("modelsmith_vae_page", "Latent channels")
+    tab.wait_text("modelsmith_vae_plan", "What will be measured")
+    tab.screenshot("standalone-vae")
+    assert "It overflows in fp16" in start(tab, "vae", "ms-warning")
+    tab.page.locator("#modelsmith_vae_result svg.ms-chart").wait_for()
+    tab.screenshot("standalone-vae-measured")
+    radio(tab, "modelsmith_vae_action", "Cure for fp16")
+    tab.wait_text("modelsmith_vae_plan", "sdxl-hot-fp16-cured.safetensors")
+    assert "Cured and proved" in start(tab, "vae", "ms-done")
+    tab.page.locator("#modelsmith_vae_result summary").click()
+    tab.screenshot("standalone-vae-cured")
+    assert (app.models / "VAE" / "sdxl-hot-fp16-cured.safetensors").exists()
+    assert any("fp16-cured" in name for name in tab.choices("modelsmith_vae_file"))
+
+
+def test_the_vae_view_in_the_dark_and_in_japanese(app: App, tab: ModelsmithPage) -> None:
+    write_hot_vae(app)
+    for query, suffix, told in (
+        ("?__lang=&__theme=dark", "dark", "It overflows"),
+        ("?__lang=ja_JP", "ja", "あふれます"),
+    ):
+        tab.open(app.url + query)
+        tab.view("vae")
+        tab.choose("modelsmith_vae_file", "sdxl-hot")
+        tab.page.locator("#modelsmith_vae_page .ms-facts").wait_for()
+        assert told in start(tab, "vae", "ms-warning")
+        tab.page.locator("#modelsmith_vae_action label").nth(2).click()
+        tab.part("modelsmith_vae_checkpoint").wait_for(state="visible")
+        tab.screenshot(f"standalone-vae-{suffix}")
+    tab.open(app.url + "?__lang=&__theme=light")
+
+
+def test_a_report_leads_to_its_repair(app: App, tab: ModelsmithPage) -> None:
+    write_faulty(app, "old-merge.safetensors")
+    tab.open(app.url)
+    tab.choose("modelsmith_inspect_file", "old-merge")
+    tab.page.locator("#modelsmith_link_repair").wait_for(state="visible")
+    tab.screenshot("standalone-inspect-links")
+    tab.page.locator("#modelsmith_link_repair").click()
+    tab.page.locator("#modelsmith_view_convert").wait_for(state="visible")
+    tab.wait_text("modelsmith_convert_plan", "old-merge-repaired.safetensors")
+    tab.wait_text("modelsmith_convert_plan", "Damaged position_ids")

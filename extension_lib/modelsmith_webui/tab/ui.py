@@ -14,7 +14,9 @@ from modelsmith_webui.tab.html import tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
 from modelsmith_webui.tab.merge_view import MergeView
+from modelsmith_webui.tab.report_links import ReportLinks
 from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.vae_view import VaeView
 
 
 def _page(host: Host, merge_inputs: int) -> str:
@@ -30,16 +32,23 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
     with gr.Tabs(elem_id="modelsmith_views") as views:
         with gr.Tab("Inspect", id="inspect", elem_id="modelsmith_view_inspect"):
             inspect.build()
+            links = ReportLinks(host)
+            links.build()
         with gr.Tab("Merge", id="merge", elem_id="modelsmith_view_merge"):
             merge.build()
         with gr.Tab("Convert", id="convert", elem_id="modelsmith_view_convert") as convert_tab:
             convert = ConvertView(host, tr)
             convert.build()
+        with gr.Tab("VAE", id="vae", elem_id="modelsmith_view_vae") as vae_tab:
+            vae = VaeView(host, tr)
+            vae.build()
         with gr.Tab("Library", id="library", elem_id="modelsmith_view_library") as library_tab:
             library = LibraryView(host, tr, inspect)
             library.build()
     library.connect(library_tab, views)
     convert.connect(convert_tab)
+    vae.connect(vae_tab)
+    links.connect(inspect.file, views, convert, vae)
     # A page that is loaded anew offers the files that are there now, not those of the start.
     offers = [inspect.file, *merge.slots]
     listen(blocks.load, lambda: [inspect.offer(), *merge.offers()], [], offers)

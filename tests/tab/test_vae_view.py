@@ -1,0 +1,182 @@
+"""The VAE view: what a VAE is, the measurement, the cure with its proof, and moving it in and out of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modelsmith_webui.hosts.standalone import StandaloneHost
+from modelsmith_webui.tab.convert_view import ConvertView
+from modelsmith_webui.tab.convert_words import VAE_ACTIONS
+from modelsmith_webui.tab.layer_chart import Bar, chart_html
+from modelsmith_webui.tab.report_links import ReportLinks
+from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.vae_form import VaeForm
+from modelsmith_webui.tab.vae_view import VaeView
+from vae.vae_makers import narrow_layout, random_weights, spelled
+
+DEMO_A = "modelsmith-demo-a.safetensors"
+HOT, COOL = "VAE / VAE/hot.safetensors", "VAE / VAE/cool.safetensors"
+IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small, several threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def view(host: StandaloneHost) -> VaeView:
+    """Beside two checkpoints: a VAE that overflows in fp16, and one that does not."""
+    folder = host.models / "VAE"
+    folder.mkdir()
+    layout = narrow_layout(widths=(32, 32, 32, 32), blocks=2)
+    for name, gain in (("hot", 3e5), ("cool", 1.0)):
+        save_file(spelled(layout, random_weights(layout, gain=gain), "ldm"), str(folder / f"{name}.safetensors"))
+    made = VaeView(host, Texts(host.language))
+    with gr.Blocks():
+        made.build()
+    return made
+
+
+def values(**changes: Any) -> list[Any]:
+    form = replace(VaeForm(file=HOT), **changes)
+    return [getattr(form, field.name) for field in fields(VaeForm)]
+
+
+def start(view: VaeView, **changes: Any) -> str:
+    *lists, html = view.panel._run(view.work, values(**changes), view.offers)
+    assert len(lists) == len(view.lists)
+    return html
+
+
+def names(host: StandaloneHost) -> set[str]:
+    return {path.relative_to(host.models).as_posix() for path in host.models.rglob("*") if path.is_file()}
+
+
+def test_the_list_begins_with_vaes(view: VaeView) -> None:
+    choices = view.offers()[0]["choices"]
+    assert choices[:2] == [COOL, HOT] and DEMO_A in choices
+
+
+def test_the_page_says_what_a_vae_is(view: VaeView) -> None:
+    shown = view.look(HOT, None)
+    assert "SD1 / SD2 or SDXL" in shown and "a file of its own" in shown and "F32" in shown
+    assert "SDXL" in view.look(HOT, "SDXL") and "at risk in fp16" in view.look(HOT, "SDXL")
+    assert "inside a checkpoint, under first_stage_model." in view.look(DEMO_A, None)
+    assert 'role="alert"' in view.look("nothing-like-it", None)
+
+
+def test_only_the_controls_of_the_action_are_shown(view: VaeView) -> None:
+    shown = {}
+    for name, word in VAE_ACTIONS.items():
+        _, button, *states = view.show_action(word)
+        assert button["value"] == word
+        shown[name] = [state["visible"] for state in states]
+    assert shown == {
+        "measure": [False] * 5,
+        "fix": [True, False, False, False, False],
+        "bake": [True, True, True, True, False],
+        "extract": [True, False, False, True, True],
+    }
+
+
+def test_measuring_shows_the_layers_beside_the_limit(view: VaeView, host: StandaloneHost) -> None:
+    before = names(host)
+    hot, cool = start(view), start(view, file=COOL)
+    assert "It overflows in fp16" in hot and "ms-chart-over" in hot and "65,504" in hot
+    assert "It stays within fp16" in cool and "<rect x" in cool
+    assert names(host) == before
+
+
+def test_the_cure_writes_a_proved_copy_beside(view: VaeView, host: StandaloneHost) -> None:
+    html = start(view, action="Cure for fp16")
+    assert "hot-fp16-cured.safetensors" in html and "Cured and proved" in html
+    assert "ms-chart-after" in html and "Difference of the fp32 output" in html
+    assert "VAE/hot-fp16-cured.safetensors" in names(host)
+    cured = "VAE / VAE/hot-fp16-cured.safetensors"
+    assert "was cured for fp16 before" in view.look(cured, None)
+    assert "It stays within fp16" in start(view, file=cured)
+
+
+def test_a_vae_that_needs_no_cure_is_left_alone(view: VaeView, host: StandaloneHost) -> None:
+    before = names(host)
+    html = start(view, file=COOL, action="Cure for fp16")
+    assert "ms-info" in html and "nothing was written" in html.lower()
+    assert names(host) == before
+
+
+def test_a_vae_comes_out_and_goes_in(view: VaeView, host: StandaloneHost) -> None:
+    html = start(view, file=DEMO_A, action="Write as a file of its own", naming="diffusers")
+    assert "modelsmith-demo-a-vae.safetensors" in html
+    out = load_file(str(host.models / "VAE" / "modelsmith-demo-a-vae.safetensors"))
+    assert "decoder.mid_block.resnets.0.conv1.weight" in out
+    baked = start(
+        view,
+        file="VAE / VAE/modelsmith-demo-a-vae.safetensors",
+        action="Put into a checkpoint",
+        checkpoint="modelsmith-demo-b.safetensors",
+        precision="fp32",
+        name="with-a",
+    )
+    assert "with-a.safetensors" in baked and "ms-done" in baked
+    made, source = load_file(str(host.models / "with-a.safetensors")), load_file(str(host.models / DEMO_A))
+    name = "first_stage_model.decoder.conv_in.weight"
+    assert torch.equal(made[name], source[name].float())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"file": None}, "Choose a VAE"),
+        ({"action": "Put into a checkpoint"}, "is not chosen"),
+        ({"action": "Cure for fp16", "name": "a/b"}, "has a path in it"),
+        ({"action": "Cure for fp16", "name": "cool"}, "exists already"),
+        ({"file": "nothing"}, "unknown model file"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(view: VaeView, changes: dict[str, Any], told: str) -> None:
+    assert told in view.show_plan(values(**changes))[0]
+
+
+def test_a_cancelled_cure_leaves_nothing(view: VaeView, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(host)
+    monkeypatch.setattr(host.jobs, "cancelled", lambda: True)
+    for action in VAE_ACTIONS.values():
+        checkpoint = DEMO_A if action == "Put into a checkpoint" else None
+        assert "Cancelled" in start(view, action=action, checkpoint=checkpoint)
+    assert names(host) == before
+
+
+def test_the_chart_escapes_names_and_draws_every_layer() -> None:
+    bars = [Bar("<b>", 70000.0, 100.0), Bar("plain", 0.0, 0.0)]
+    html = chart_html(bars, Texts(lambda: ""))
+    assert "<b>" not in html and html.count("<g>") == 2 and "ms-chart-over" in html
+
+
+def test_links_lead_from_a_report_to_what_can_be_done(host: StandaloneHost, view: VaeView) -> None:
+    tensors = load_file(str(host.models / DEMO_A))
+    tensors[IDS] = torch.arange(77, dtype=torch.float32).reshape(1, 77)
+    path: Path = host.models / "faulty.safetensors"
+    save_file(tensors, str(path))
+    links, convert = ReportLinks(host), ConvertView(host, Texts(host.language))
+    with gr.Blocks():
+        convert.build()
+        links.build()
+    shown = [update["visible"] for update in links.offer(path.name)]
+    assert shown == [True, True, False, True]
+    assert [update["visible"] for update in links.offer(None)] == [False] * 4
+    views, action, files = links._convert(path.name, "repair")
+    assert (views["selected"], action["value"], files["value"]) == ("convert", "Repair", [path.name])
+    assert links._vae(HOT)[2]["value"] == HOT
