@@ -19,7 +19,7 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     host: Any = detect_host()
     host.install()
     script_callbacks.on_model_loaded(host.model_loaded)
-    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply))
+    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, getattr(host, "vae", None)))
     script_callbacks.on_script_unloaded(host.uninstall)
 
     def app_started(_demo: Any, app: Any) -> None:

@@ -7,8 +7,12 @@ from typing import Any
 SECTION = ("modelsmith", "Modelsmith")
 ENABLED = "modelsmith_enabled"
 BADGE = "modelsmith_badge"
+VAE = "modelsmith_vae"
+VAE_QUICKSETTING = "modelsmith_vae_quicksetting"
+# Not a setting: that the webui's VAE selector was put among the quicksettings, so that it is done once only.
+VAE_QUICKSETTING_DONE = "modelsmith_vae_quicksetting_done"
 
-DEFAULTS: dict[str, Any] = {ENABLED: True, BADGE: True}
+DEFAULTS: dict[str, Any] = {ENABLED: True, BADGE: True, VAE: True, VAE_QUICKSETTING: True}
 
 
 def get(name: str) -> Any:
@@ -19,8 +23,11 @@ def get(name: str) -> Any:
     return DEFAULTS[name] if value is None else value
 
 
-def register(on_enabled_change: Any) -> None:
-    """Add the settings. ``on_enabled_change`` is called without arguments when automatic handling is switched."""
+def register(on_enabled_change: Any, vae: Any = None) -> None:
+    """Add the settings. ``on_enabled_change`` is called without arguments when automatic handling is switched.
+
+    ``vae`` is the host's VaeKeeper, None where the host has none.
+    """
     from modules import shared
     from modules.options import OptionInfo
 
@@ -35,3 +42,19 @@ def register(on_enabled_change: Any) -> None:
         on_enabled_change,
     )
     add(BADGE, "Show what the chosen checkpoint is beside the checkpoint selector", "needs a reload of the UI")
+    if vae is None:
+        return
+    add(
+        VAE,
+        "Use a VAE that fits",
+        "refuses one of another family, and chooses one where nothing else is chosen; off leaves the webui as it is",
+        vae.reapply,
+    )
+    if vae.quicksetting:
+        add(
+            VAE_QUICKSETTING,
+            "Show the VAE selector beside the checkpoint selector",
+            "put there once; you may remove it from the quicksettings for good; needs a reload of the UI",
+            vae.quicksetting_changed,
+        )
+        vae.join_quicksettings()

@@ -16,7 +16,11 @@ from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
 ROOT = Path(__file__).resolve().parents[2]
 WEBUI = ROOT / "extension_lib" / "modelsmith_webui"
-SCRIPTS = (ROOT / "javascript" / "modelsmith.js", WEBUI / "assets" / "standalone.js")
+SCRIPTS = (
+    ROOT / "javascript" / "modelsmith.js",
+    ROOT / "javascript" / "modelsmith_vae.js",
+    WEBUI / "assets" / "standalone.js",
+)
 
 # The same in every language: names of formats, models and numbers.
 UNTRANSLATED = frozenset(

@@ -81,27 +81,9 @@ def _calibration(arguments: argparse.Namespace) -> CalibrationOptions:
 
 
 def _hints(arguments: argparse.Namespace, path: Path) -> Hints:
-    from modelsmith.vae.families import Hints
+    from modelsmith.vae.families import Hints, published_hash
 
-    return Hints(said=arguments.family, sha256=_published_hash(path))
-
-
-def _published_hash(path: Path) -> str | None:
-    """The file's SHA-256 where its size is that of a published VAE (reading 335 MB is worth it only then)."""
-    import hashlib
-
-    from modelsmith.vae.families import KNOWN_FILES
-
-    try:
-        if path.stat().st_size not in {known.size for known in KNOWN_FILES.values()}:
-            return None
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    except OSError:
-        return None  # reading the header gives the reason
-    return digest.hexdigest()
+    return Hints(said=arguments.family, sha256=published_hash(path))
 
 
 def _watch(arguments: argparse.Namespace) -> Watch:

@@ -165,7 +165,7 @@ class Hints:
 def identify_vae(vae: VaeFile, hints: Hints | None = None) -> Identity:
     """Say which family a VAE belongs to, with the evidence. Reads two small tensors and a configuration beside it."""
     hints = hints or Hints()
-    possible = _by_shape(vae)
+    possible = families_by_shape(vae)
     prints = fingerprint(vae)
     known = KNOWN_FILES.get(hints.sha256 or "")
     clues = [clue for clue in _clues(vae, hints, prints, known) if clue.says in possible]
@@ -178,7 +178,8 @@ def identify_vae(vae: VaeFile, hints: Hints | None = None) -> Identity:
     return Identity(possible, "default", False, tuple(clues), prints, known)
 
 
-def _by_shape(vae: VaeFile) -> tuple[FamilyId, ...]:
+def families_by_shape(vae: VaeFile) -> tuple[FamilyId, ...]:
+    """The families whose VAEs have this shape."""
     layout = vae.layout
     return tuple(
         family.id
@@ -212,6 +213,22 @@ def _clues(vae: VaeFile, hints: Hints, prints: Fingerprints, known: KnownFile | 
         if not vae.prefix and _named(family, vae.header):
             clues.append(Clue("name", vae.header.path.name, family.id, "weak"))
     return clues
+
+
+def published_hash(path: Path) -> str | None:
+    """The file's SHA-256 where its size is that of a published VAE (reading 335 MB is worth it only then)."""
+    import hashlib
+
+    try:
+        if path.stat().st_size not in {known.size for known in KNOWN_FILES.values()}:
+            return None
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    except OSError:
+        return None  # reading the header gives the reason
+    return digest.hexdigest()
 
 
 def _named(family: Family, header: FileHeader) -> bool:

@@ -22,6 +22,7 @@ from modelsmith.decision import Decision, Override
 from modelsmith.errors import BadFileError, ModelsmithError
 from modelsmith.files.header import read_header
 from modelsmith_webui.host import Capability, LoadedStatus
+from modelsmith_webui.hosts.a1111_vae import A1111Vae, resolving_module
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
 
@@ -63,6 +64,7 @@ class A1111Host(WebuiHost):
         # The key of the patches that are in force; a wrapper with another one does nothing any more.
         self._key: str | None = None
         self._reapply_waits = False
+        self.vae = A1111Vae(self, lambda: self._key is not None)
 
     # taking hold
 
@@ -74,6 +76,9 @@ class A1111Host(WebuiHost):
         self._key = f"modelsmith-{next(_installs)}"
         self._patch(sd_models_config, "find_checkpoint_config", self._wrap_find_config)
         self._patch(sd_models, "apply_alpha_schedule_override", self._wrap_schedule_override)
+        sd_vae = resolving_module()
+        if sd_vae is not None:
+            self._patch(sd_vae, "resolve_vae", self._wrap_resolve_vae)
 
     def _patch(self, module: Any, name: str, wrap: Callable[[Any, str | None], Callable[..., Any]]) -> None:
         from modules import patches
@@ -98,6 +103,15 @@ class A1111Host(WebuiHost):
         self._patches.clear()
         for model in self._models_in_memory():
             self._restore(model)
+        self.vae.put_back()
+
+    # the VAE
+
+    def _wrap_resolve_vae(self, original: Callable[[Any], Any], key: str | None) -> Callable[[Any], Any]:
+        def resolve_vae(checkpoint_file: Any) -> Any:
+            return original(checkpoint_file) if self._key != key else self.vae.resolve(original, checkpoint_file)
+
+        return resolve_vae
 
     # the config
 
@@ -163,6 +177,7 @@ class A1111Host(WebuiHost):
         self._reapply_waits = False
         for model in self._models_in_memory():
             self._apply(model)
+        self.vae.reapply()
 
     def set_override(self, path: Path, override: Override) -> None:
         write_override(path, override)
@@ -228,7 +243,7 @@ class A1111Host(WebuiHost):
             applied=known is not None and known.decision == decision,
             config=getattr(model, "used_config", None),
             sigma_max=sigma,
-            notes=tuple(_notes(decision)),
+            notes=(*_notes(decision), *self.vae.notes()),
         )
 
 

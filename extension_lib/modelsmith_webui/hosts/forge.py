@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from modelsmith.decision import Decision
+from modelsmith.decision import Decision, Override
 from modelsmith.schedules import FloatArray, sigmas, zero_terminal_snr
 from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.common import Resolution
+from modelsmith_webui.hosts.forge_vae import ForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
+from modelsmith_webui.overrides import write_override
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +106,15 @@ class ForgeHost(WebuiHost):
 
     def __init__(self, name: str = "Forge") -> None:
         super().__init__(name)
+        self.vae = ForgeVae(self)
 
-    # taking hold of the host needs no patch: the model object is enough
+    # taking hold of the host needs no patch but for the VAE: the model object is enough
 
     def install(self) -> None:
-        return
+        self.vae.install()
 
     def uninstall(self) -> None:
+        self.vae.uninstall()
         self._restore(self.loaded_model())
 
     def model_loaded(self, model: Any) -> None:
@@ -123,6 +127,11 @@ class ForgeHost(WebuiHost):
 
     def reapply(self) -> None:
         self._bring_in_line(self.loaded_model())
+        self.vae.reapply()
+
+    def set_override(self, path: Path, override: Override) -> None:
+        write_override(path, override)
+        self.reapply()
 
     def before_load(self, processing: Any) -> None:
         """Make Forge load again after a load that failed.
@@ -135,9 +144,11 @@ class ForgeHost(WebuiHost):
         data = sd_models.model_data
         if data.sd_model is None and getattr(data, "forge_hash", ""):
             data.forge_hash = ""
+        self.vae.reapply()
 
     def before_process(self, processing: Any) -> None:
         self._bring_in_line(self.loaded_model())
+        self.vae.note(processing)
 
     def before_batch(self, processing: Any) -> None:
         self._bring_in_line(self.loaded_model())
@@ -153,7 +164,7 @@ class ForgeHost(WebuiHost):
         applied = predictor is not None and state is not None and state.decision == decision
         sigma_max = float(predictor.sigmas[-1]) if predictor is not None else None
         notes = state.notes if state is not None else self._left_alone(resolution, predictor)
-        return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes)
+        return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes + self.vae.notes())
 
     # the work
 
