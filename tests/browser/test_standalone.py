@@ -164,7 +164,8 @@ def test_library(app: App, tab: ModelsmithPage) -> None:
     tab.screenshot("standalone-library")
     tab.page.locator("#modelsmith_library_table th").nth(7).click()
     tab.page.locator("#modelsmith_library_table th").nth(7).click()
-    assert "large-" in rows.first.inner_text()
+    sizes = rows.locator("td.ms-number").evaluate_all("cells => cells.map(cell => Number(cell.dataset.sort))")
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
     tab.page.locator("#modelsmith_library_table .ms-filter").fill("demo-b")
     assert tab.page.locator("#modelsmith_library_table tbody tr:visible").count() == 1
     tab.page.locator("#modelsmith_library_table tbody tr:visible").click()
