@@ -179,6 +179,10 @@ def detect_host() -> Host:
         from modelsmith_webui.hosts.forge import ForgeHost
 
         return ForgeHost()
+    if _has("modules_forge.forge_loader"):
+        from modelsmith_webui.hosts.ldm_forge import LdmForgeHost
+
+        return LdmForgeHost("reForge" if _has("modules.sd_text_encoder") else "reForge or Classic")
     if _has("modules_forge"):
         from modelsmith_webui.hosts.webui import WebuiHost
 

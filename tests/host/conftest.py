@@ -90,7 +90,7 @@ def running(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
 def webui(running: Webui) -> Iterator[Webui]:
     """The started webui; each test gets it with the options that matter here at their defaults."""
     defaults: dict[str, Any] = {"sd_noise_schedule": "Default", "modelsmith_enabled": True}
-    if running.kind == "a1111":
+    if running.kind != "forge":
         defaults |= {"sd_checkpoints_limit": 1, "use_downcasted_alpha_bar": False, "sd_vae": "Automatic"}
     running.options(**defaults)
     running.clear()

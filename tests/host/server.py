@@ -32,6 +32,13 @@ KIND_ARGUMENTS = {
         "--clip-in-fp16",
         "--disable-console-progressbars",
     ),
+    "ldm_forge": (
+        "--skip-prepare-environment",
+        "--always-cpu",
+        "--unet-in-fp16",
+        "--clip-in-fp16",
+        "--disable-console-progressbars",
+    ),
 }
 # Without previews no preview decoder is downloaded. The emphasis is the one that does not divide by the mean of what
 # the text encoder gives, which is next to nothing in these checkpoints.
@@ -48,8 +55,13 @@ class WebuiError(AssertionError):
 
 
 def kind_of(root: Path) -> str:
-    """ "forge" for the Forge family, else "a1111", told by what the folder holds."""
-    return "forge" if (root / "modules_forge").is_dir() else "a1111"
+    """The kind of webui, told by what the folder holds.
+
+    "forge" for Forge and Neo, "ldm_forge" for reForge and Classic, else "a1111".
+    """
+    if not (root / "modules_forge").is_dir():
+        return "a1111"
+    return "forge" if (root / "backend").is_dir() else "ldm_forge"
 
 
 def free_port() -> int:
@@ -141,7 +153,7 @@ class Webui:
 
     def _wait(self, starts_before: int = 0) -> None:
         deadline = time.monotonic() + START_LIMIT
-        wants_model = self.kind == "a1111" and any(self.checkpoints.glob("*.safetensors"))
+        wants_model = self.kind != "forge" and any(self.checkpoints.glob("*.safetensors"))
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
                 raise AssertionError(f"the webui ended:\n{self.output()[-4000:]}")

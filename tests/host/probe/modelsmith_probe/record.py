@@ -17,6 +17,10 @@ class RequestedFailureError(Exception):
 
 def _host() -> Any:
     """What of the probe differs between webuis."""
+    if importlib.util.find_spec("ldm_patched") is not None:
+        from modelsmith_probe import ldm_forge
+
+        return ldm_forge
     if importlib.util.find_spec("modules_forge") is not None:
         from modelsmith_probe import forge
 
