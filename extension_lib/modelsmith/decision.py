@@ -184,8 +184,9 @@ def decide(
 ) -> Decision:
     """What to set for the file behind ``report``.
 
-    What is set for one picture (``image``) goes before the override of the file, that one before the evidence. A conflict between pieces of evidence is decided by their order
-    and said in ``reasons``. Nothing is decided for families that are not sampled on a discrete schedule.
+    What is set for one picture (``image``) goes before the override of the file, that one before the evidence. A
+    conflict between pieces of evidence is decided by their order and said in ``reasons``. Nothing is decided for
+    families that are not sampled on a discrete schedule.
     """
     override, image = override or Override(), image or Override()
     if not enabled:

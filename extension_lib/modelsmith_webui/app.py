@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from modelsmith_webui import api, settings
+from modelsmith_webui import api, settings, xyz
+from modelsmith_webui.generation import Generation
+from modelsmith_webui.generation_script import script_class
 from modelsmith_webui.host import detect_host
+from modelsmith_webui.hosts import a1111_rescale
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +37,13 @@ def register(script_callbacks: Any, scripts: Any) -> type:
 
     script_callbacks.on_app_started(app_started)
     script_callbacks.on_ui_tabs(tab)
-    return _script_class(host, scripts)
+    return _script(host, script_callbacks, scripts)
 
 
-def _script_class(host: Any, scripts: Any) -> type:
-    class ModelsmithScript(scripts.Script):
-        """Always on, without controls: brings the schedule in line before a job builds its samplers."""
-
-        def title(self) -> str:
-            return "Modelsmith"
-
-        def show(self, is_img2img: bool) -> Any:
-            return scripts.AlwaysVisible
-
-        def before_process(self, p: Any, *_args: Any) -> None:
-            host.before_load(p)
-
-        def process(self, p: Any, *_args: Any) -> None:
-            host.before_process(p)
-
-        def before_process_batch(self, p: Any, *_args: Any, **_kwargs: Any) -> None:
-            host.before_batch(p)
-
-    return ModelsmithScript
+def _script(host: Any, script_callbacks: Any, scripts: Any) -> type:
+    """The script class, and the callbacks that go with generating pictures."""
+    generation = Generation(host)
+    script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data))
+    script_callbacks.on_infotext_pasted(lambda _text, params: generation.pasted(params))
+    script_callbacks.on_cfg_denoiser(a1111_rescale.note_input)
+    return script_class(generation, scripts)

@@ -7,12 +7,13 @@ from typing import Any
 SECTION = ("modelsmith", "Modelsmith")
 ENABLED = "modelsmith_enabled"
 BADGE = "modelsmith_badge"
+CFG_RESCALE = "modelsmith_cfg_rescale"
 VAE = "modelsmith_vae"
 VAE_QUICKSETTING = "modelsmith_vae_quicksetting"
 # Not a setting: that the webui's VAE selector was put among the quicksettings, so that it is done once only.
 VAE_QUICKSETTING_DONE = "modelsmith_vae_quicksetting_done"
 
-DEFAULTS: dict[str, Any] = {ENABLED: True, BADGE: True, VAE: True, VAE_QUICKSETTING: True}
+DEFAULTS: dict[str, Any] = {ENABLED: True, BADGE: True, VAE: True, VAE_QUICKSETTING: True, CFG_RESCALE: 0.0}
 
 
 def get(name: str) -> Any:
@@ -28,11 +29,13 @@ def register(on_enabled_change: Any, vae: Any = None) -> None:
 
     ``vae`` is the host's VaeKeeper, None where the host has none.
     """
+    import gradio as gr
     from modules import shared
     from modules.options import OptionInfo
 
-    def add(name: str, label: str, info: str, onchange: Any = None) -> None:
-        option = OptionInfo(DEFAULTS[name], label, section=SECTION, onchange=onchange)
+    def add(name: str, label: str, info: str, onchange: Any = None, component: Any = None) -> None:
+        bounds = {"minimum": 0, "maximum": 1, "step": 0.05} if component is not None else None
+        option = OptionInfo(DEFAULTS[name], label, component, bounds, section=SECTION, onchange=onchange)
         shared.opts.add_option(name, option.info(info))
 
     add(
@@ -42,6 +45,12 @@ def register(on_enabled_change: Any, vae: Any = None) -> None:
         on_enabled_change,
     )
     add(BADGE, "Show what the chosen checkpoint is beside the checkpoint selector", "needs a reload of the UI")
+    add(
+        CFG_RESCALE,
+        "CFG rescale of v-prediction models with ZTSNR",
+        "0 is off, 0.2 to 0.7 is usual; for one picture it is chosen in txt2img and img2img",
+        component=gr.Slider,
+    )
     if vae is None:
         return
     add(

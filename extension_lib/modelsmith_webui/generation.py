@@ -1,0 +1,226 @@
+"""The script in txt2img and img2img: choices for one picture, CFG rescale, what is recorded, and the advice."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelsmith.decision import Decision, Override, decide
+from modelsmith.sampling_advice import Advice, Sampling, advise
+from modelsmith_webui import infotext, settings, xyz
+from modelsmith_webui.hosts import a1111_rescale, forge_rescale
+from modelsmith_webui.hosts.common import Resolution
+
+logger = logging.getLogger(__name__)
+
+AUTOMATIC = "Automatic"
+RESCALES = [AUTOMATIC, "Off", "0.2", "0.3", "0.5", "0.7", "1"]
+JOB = "modelsmith_job"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one job chose for its pictures, and the checkpoint it began with."""
+
+    path: Path | None
+    image: Override
+
+
+def _choice(name: str, value: Any) -> tuple[str, Any]:
+    """A value of a control, an axis or the API as a value of :class:`Override`."""
+    text = str(value).strip().casefold().replace("-", "_")
+    if text in ("", "automatic", "auto", "none"):
+        return name, "auto"
+    if name == "cfg_rescale":
+        return name, 0.0 if text == "off" else text
+    return name, {"v": "v_prediction", "vpred": "v_prediction", "eps": "epsilon"}.get(text, text)
+
+
+def chosen(p: Any, args: tuple[Any, ...]) -> Override:
+    """What is chosen for the pictures of a job: by an axis of the X/Y/Z plot, else by the script's controls.
+
+    Choices that are not known are told in the log and left to automatic.
+    """
+    given = dict(zip(("prediction", "ztsnr", "cfg_rescale"), args, strict=False)) | getattr(p, xyz.CHOSEN, {})
+    wanted = dict(_choice(name, value) for name, value in given.items())
+    found = Override.from_json(wanted)
+    for name, value in wanted.items():
+        if value != "auto" and getattr(found, name) in ("auto", None):
+            logger.warning("Modelsmith: %s=%r is not known; it is left to automatic", name, given[name])
+    return found
+
+
+def rescale_of(resolution: Resolution, image: Override | None = None) -> float:
+    """phi for one picture: chosen for it, else for the file, else the setting, which is for ZTSNR v models alone."""
+    decision = resolution.decision
+    if decision.prediction is None:
+        return 0.0
+    for override in (image, resolution.override):
+        if override is not None and override.cfg_rescale is not None:
+            return override.cfg_rescale
+    wants = decision.prediction == "v_prediction" and decision.ztsnr
+    return float(settings.get(settings.CFG_RESCALE)) if wants else 0.0
+
+
+def other_rescale(params: dict[str, Any]) -> str | None:
+    """The parameter by which another extension says that it rescales the same picture."""
+    for key, value in params.items():
+        name = key.casefold()
+        if key == infotext.RESCALE or "rescale" not in name or "cfg" not in name:
+            continue
+        try:
+            on = float(value) != 0.0
+        except (TypeError, ValueError):
+            on = False
+        if on:
+            return key
+    return None
+
+
+class Generation:
+    """The script's work for one host. One object serves both tabs."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+        self.resolver = getattr(host, "resolver", None)
+
+    # a job
+
+    def before_load(self, p: Any) -> None:
+        """At the very start: nothing of an earlier job, also of one that failed, goes on to this one."""
+        self._choose(None)
+        self.host.before_load(p)
+
+    def begin(self, p: Any, args: tuple[Any, ...]) -> None:
+        """The model is loaded, no sampler is built yet."""
+        path, image = self.host.loaded_checkpoint(), chosen(p, args)
+        setattr(p, JOB, Job(path, image))
+        self._choose(None if path is None or image.is_auto else (path, image))
+        self.host.before_process(p)
+        self._record(p, path)
+        self._advise(p, path, image)
+
+    def before_batch(self, p: Any) -> None:
+        job: Job | None = getattr(p, JOB, None)
+        if job is not None and job.path is not None and not job.image.is_auto:
+            self._choose((job.path, job.image))
+        self.host.before_batch(p)
+
+    def before_sampling(self, p: Any) -> None:
+        """Before each sampling, also that of the hires pass."""
+        params = p.extra_generation_params
+        job: Job | None = getattr(p, JOB, None)
+        path = self.host.loaded_checkpoint()
+        if path is None or self.resolver is None:
+            return
+        phi = rescale_of(self.resolver.resolve(path), job.image if job is not None else None)
+        if phi <= 0.0:
+            return
+
+        def yields() -> bool:
+            other = other_rescale(params)
+            if other is not None and params.pop(infotext.RESCALE, None) is not None:
+                logger.info("CFG rescale is left to the one of %r", other)
+            return other is not None
+
+        rescale = forge_rescale if hasattr(p.sd_model, "forge_objects") else a1111_rescale
+        if rescale.install(p, phi, yields):
+            params[infotext.RESCALE] = f"{phi:g}"
+        else:
+            logger.warning("CFG rescale is off for this picture: another extension guides the sampling")
+
+    def end(self, p: Any) -> None:
+        """All pictures are made: what was chosen for them ends with them."""
+        if self.resolver is not None and self.resolver.image is not None:
+            self._choose(None)
+            self.host.before_process(p)
+
+    def _choose(self, image: tuple[Path, Override] | None) -> None:
+        if self.resolver is None or self.resolver.image == image:
+            return
+        self.resolver.image = image
+        # Models of other checkpoints may still be as the job before wanted them.
+        self.host.reapply()
+
+    def _record(self, p: Any, path: Path | None) -> None:
+        status = self.host.status()
+        applied = status.decision if status is not None and status.applied else None
+        automatic = self._plain(path) if path is not None else None
+        infotext.record(p.extra_generation_params, applied, automatic)
+
+    def _plain(self, path: Path) -> Decision | None:
+        return decide(self.resolver.report(path)) if self.resolver is not None else None
+
+    # pasting
+
+    def pasted(self, params: dict[str, Any]) -> Override:
+        """What a pasted text means for one picture; keys that would become settings are taken out of ``params``."""
+        if self.resolver is None:
+            return Override()
+        resolver = self.resolver
+
+        def resolve(path: Path) -> tuple[Resolution, float]:
+            resolution = resolver.without_image(path)
+            return resolution, rescale_of(resolution)
+
+        return infotext.translate(params, self._checkpoint_of, resolve)
+
+    def _checkpoint_of(self, params: dict[str, Any]) -> Path | None:
+        """The checkpoint that a text names; the chosen one where it names none."""
+        from modules import sd_models
+
+        named = [str(params[key]) for key in ("Model hash", "Model") if params.get(key)]
+        if not named:
+            return self.host.loaded_checkpoint()
+        found = next((info for info in map(sd_models.checkpoint_aliases.get, named) if info is not None), None)
+        return Path(found.filename) if found is not None else None
+
+    # advice
+
+    def advice(self, path: Path | None, sampling: Sampling) -> Advice | None:
+        """The advice for a checkpoint; None where its model has no zero terminal SNR."""
+        if path is None or self.resolver is None:
+            return None
+        decision = self.resolver.resolve(path).decision
+        return advise(sampling) if decision.prediction == "v_prediction" and decision.ztsnr else None
+
+    def _advise(self, p: Any, path: Path | None, image: Override) -> None:
+        """Keep the advice on this job for the API, and say what spoils pictures beneath them."""
+        self.host.advice = None
+        if path is None or self.resolver is None:
+            return
+        from modules import shared
+
+        hires = bool(getattr(p, "enable_hr", False))
+        with_strength = hires or hasattr(p, "init_images")
+        sampling = Sampling(
+            sampler=str(p.sampler_name),
+            scheduler=resolve_scheduler(p.sampler_name, getattr(p, "scheduler", None)),
+            steps=int((getattr(p, "hr_second_pass_steps", 0) if hires else 0) or p.steps),
+            cfg=float(p.cfg_scale),
+            rescale=rescale_of(self.resolver.resolve(path), image),
+            strength=p.denoising_strength if with_strength else None,
+            sigma_max=float(getattr(shared.opts, "sigma_max", 0) or 0),
+        )
+        found = self.advice(path, sampling)
+        self.host.advice = found
+        if found is not None and found.level == "bad" and hasattr(p, "comment"):
+            p.comment(f"Modelsmith: {found.text()}")
+
+
+def resolve_scheduler(sampler: Any, scheduler: Any) -> str:
+    """The label of the scheduler that is used: "Automatic" stands for what the sampler prefers, or for uniform."""
+    from modules import sd_samplers
+
+    if scheduler not in (None, "", AUTOMATIC):
+        return str(scheduler)
+    known = getattr(sd_samplers, "all_samplers_map", {}).get(sampler)
+    preferred = known.options.get("scheduler") if known is not None else None
+    try:
+        from modules import sd_schedulers
+    except ImportError:
+        return str(preferred or "Uniform").title()
+    found = sd_schedulers.schedulers_map.get(preferred)
+    return str(found.label) if found is not None else "Uniform"

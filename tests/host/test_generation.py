@@ -1,0 +1,271 @@
+"""In a running webui: choices for one picture, what is recorded and pasted back, X/Y/Z axes, CFG rescale, advice."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from host.server import Webui, WebuiError
+
+PLAIN, ZTSNR = 14.6146, 4518.76
+OWN_KEYS = ("Prediction:", "Prediction source:", "Modelsmith CFG rescale:", "Noise Schedule:")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(webui: Webui) -> Iterator[None]:
+    """After each test a plain job is as it always was."""
+    if webui.kind == "a1111":
+        webui.options(sd_checkpoints_limit=3)
+    yield
+    webui.select("sdxl-eps")
+    check(webui.txt2img(), "epsilon", PLAIN)
+    assert not any(key in infotext(webui) for key in OWN_KEYS)
+    assert webui.get("/sdapi/v1/options")["sd_noise_schedule"] == "Default"
+
+
+def check(steps: list[dict[str, Any]], prediction: str, sigma: float) -> None:
+    assert {step["prediction"] for step in steps} == {prediction}
+    assert steps[0]["sigma"] == pytest.approx(sigma, rel=1e-5)
+
+
+def chosen(*values: str) -> dict[str, Any]:
+    return {"alwayson_scripts": {"Modelsmith": {"args": list(values)}}}
+
+
+def infotext(webui: Webui) -> str:
+    import json
+
+    return str(json.loads(webui.answer["info"])["infotexts"][0])
+
+
+def pixels(webui: Webui) -> bytes:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(base64.b64decode(webui.answer["images"][0]))).convert("RGB").tobytes()
+
+
+# what is recorded
+
+
+def test_a_v_model_is_recorded(webui: Webui, report: Callable[..., None]) -> None:
+    webui.select("sdxl-v-ztsnr")
+    webui.txt2img()
+    text = infotext(webui)
+    assert "Prediction: v, Prediction source: marker tensor" in text
+    assert "Noise Schedule: Zero Terminal SNR" in text
+    webui.select("sdxl-v")
+    webui.txt2img()
+    text = infotext(webui)
+    assert "Prediction: v," in text
+    assert "Noise Schedule" not in text
+    report("infotext", "sdxl-v-ztsnr", text.splitlines()[-1])
+
+
+def test_a_choice_for_one_picture_is_recorded_and_ends_with_it(webui: Webui) -> None:
+    webui.select("sdxl-eps")
+    check(webui.txt2img(**chosen("v_prediction", "On")), "v_prediction", ZTSNR)
+    text = infotext(webui)
+    assert "Prediction: v, Prediction source: set for this picture" in text
+    assert "Noise Schedule: Zero Terminal SNR" in text
+    assert webui.get("/modelsmith/v1/status")["loaded"]["prediction"] == "epsilon"
+    assert webui.state()["model"]["sigma_max"] == pytest.approx(PLAIN, rel=1e-5)
+
+
+def test_a_choice_ends_with_a_job_that_fails(webui: Webui) -> None:
+    webui.select("sdxl-eps")
+    webui.fail_at(1)
+    with pytest.raises(WebuiError, match="a test asked for this failure"):
+        webui.txt2img(**chosen("v_prediction", "On"))
+    check(webui.txt2img(), "epsilon", PLAIN)
+
+
+def test_a_choice_holds_for_all_batches_and_in_img2img(webui: Webui) -> None:
+    webui.select("sdxl-v-ztsnr")
+    steps = webui.txt2img(n_iter=2, **chosen("v_prediction", "Off"))
+    assert [step["sigma"] for step in steps if step["step"] == 0] == pytest.approx([PLAIN, PLAIN], rel=1e-5)
+    text = infotext(webui)
+    assert "Noise Schedule" not in text
+    picture = webui.answer["images"][0]
+    steps = webui.img2img(init_images=[picture], denoising_strength=1.0, **chosen("epsilon", "Off"))
+    check(steps, "epsilon", PLAIN)
+    assert "Prediction: epsilon, Prediction source: set for this picture" in infotext(webui)
+
+
+def test_a_choice_goes_before_the_one_for_the_file(webui: Webui) -> None:
+    name = "sdxl-v-ztsnr.safetensors"
+    webui.select("sdxl-v-ztsnr")
+    try:
+        webui.post("/modelsmith/v1/override", {"name": name, "ztsnr": "off"})
+        check(webui.txt2img(), "v_prediction", PLAIN)
+        check(webui.txt2img(**chosen("Automatic", "On")), "v_prediction", ZTSNR)
+        check(webui.txt2img(), "v_prediction", PLAIN)
+    finally:
+        webui.post("/modelsmith/v1/override", {"name": name})
+        (webui.checkpoints / "sdxl-v-ztsnr.json").unlink(missing_ok=True)
+
+
+# pasting
+
+
+def paste(webui: Webui, text: str, **fields: Any) -> list[dict[str, Any]]:
+    """The text alone decides: no field of the request but the size of the picture, which would else be the text's."""
+    webui.clear()
+    webui.answer = webui.post("/sdapi/v1/txt2img", {"infotext": text, **fields})
+    return [event for event in webui.events() if event["event"] == "step"]
+
+
+def test_a_pasted_text_makes_the_same_picture(webui: Webui) -> None:
+    webui.select("sdxl-eps")
+    webui.txt2img(**chosen("v_prediction", "On", "0.5"), cfg_scale=6)
+    text, picture = infotext(webui), pixels(webui)
+    assert "Modelsmith CFG rescale: 0.5" in text
+    webui.txt2img()
+    check(paste(webui, text), "v_prediction", ZTSNR)
+    assert infotext(webui) == text
+    assert pixels(webui) == picture
+    # Neither the choice nor a setting goes on to the next picture.
+    check(webui.txt2img(), "epsilon", PLAIN)
+
+
+def test_a_pasted_text_of_a_v_model_asks_nothing_of_the_next_model(webui: Webui) -> None:
+    webui.select("sdxl-v-ztsnr")
+    webui.txt2img()
+    text = infotext(webui)
+    check(paste(webui, text), "v_prediction", ZTSNR)
+    assert infotext(webui) == text
+    webui.select("sdxl-eps")
+    check(paste(webui, re.sub(r", Model hash: \w+|, Model: [\w-]+", "", text)), "v_prediction", ZTSNR)
+
+
+def test_a_text_of_another_install_with_the_noise_schedule(webui: Webui) -> None:
+    webui.select("sdxl-v")
+    text = "a cat\nSteps: 2, Sampler: Euler, CFG scale: 5, Seed: 1, Size: 64x64, Noise Schedule: Zero Terminal SNR"
+    check(paste(webui, text), "v_prediction", ZTSNR)
+    assert webui.get("/sdapi/v1/options")["sd_noise_schedule"] == "Default"
+    check(webui.txt2img(), "v_prediction", PLAIN)
+
+
+# X/Y/Z plot
+
+
+def plot(webui: Webui, axis: str, values: str, **fields: Any) -> list[list[dict[str, Any]]]:
+    """Steps of each cell of a row."""
+    info = webui.get("/sdapi/v1/script-info")
+    script = next(one for one in info if one["name"] == "x/y/z plot" and not one["is_img2img"])
+    labels = script["args"][0]["choices"]
+    assert labels.count(axis) == 1
+    x = [labels.index(axis), values, values.split(",")]
+    arguments = [*x, 0, "", [], 0, "", [], False, True, False, True, False, False, False, 0, True]
+    steps = webui.txt2img(script_name="x/y/z plot", script_args=arguments, **fields)
+    starts = [index for index, step in enumerate(steps) if step["step"] == 0]
+    return [steps[start:end] for start, end in zip(starts, [*starts[1:], len(steps)], strict=True)]
+
+
+def texts(webui: Webui) -> list[str]:
+    import json
+
+    return [str(text) for text in json.loads(webui.answer["info"])["infotexts"]]
+
+
+def test_axis_of_the_prediction(webui: Webui, report: Callable[..., None]) -> None:
+    webui.select("sdxl-eps")
+    cells = plot(webui, "[Modelsmith] Prediction", "Automatic,v_prediction,epsilon,Automatic")
+    found = [cell[0]["prediction"] for cell in cells]
+    report("X/Y/Z", "sdxl-eps", *found)
+    assert found == ["epsilon", "v_prediction", "epsilon", "epsilon"]
+    recorded = ["Prediction: v" in text for text in texts(webui)[1:]]
+    assert recorded == [False, True, False, False]
+
+
+def test_axis_of_ztsnr(webui: Webui) -> None:
+    webui.select("sdxl-v")
+    cells = plot(webui, "[Modelsmith] ZTSNR", "Off,On,Automatic")
+    assert [cell[0]["sigma"] for cell in cells] == pytest.approx([PLAIN, ZTSNR, PLAIN], rel=1e-5)
+    assert ["Noise Schedule" in text for text in texts(webui)[1:]] == [False, True, False]
+
+
+def test_axis_of_cfg_rescale(webui: Webui) -> None:
+    webui.select("sdxl-v-ztsnr")
+    cells = plot(webui, "[Modelsmith] CFG rescale", "0,0.7,0", steps=3, cfg_scale=7)
+    spreads = [[step["input_std"] for step in cell] for cell in cells]
+    assert spreads[0] == spreads[2] != spreads[1]
+    recorded = [re.findall(r"Modelsmith CFG rescale: ([\d.]+)", text) for text in texts(webui)[1:]]
+    assert recorded == [[], ["0.7"], []]
+
+
+# CFG rescale
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM", "UniPC"])
+@pytest.mark.parametrize("name", ["sdxl-v-ztsnr", "sdxl-eps"])
+def test_cfg_rescale_changes_this_picture_only(
+    webui: Webui, name: str, sampler: str, report: Callable[..., None]
+) -> None:
+    webui.select(name)
+    fields = {"sampler_name": sampler, "scheduler": "SGM Uniform", "steps": 4, "cfg_scale": 7}
+    spreads, pictures = [], []
+    for phi in ("0", "0.7", "0"):
+        steps = webui.txt2img(**fields, **chosen("Automatic", "Automatic", phi))
+        spreads.append([step["input_std"] for step in steps])
+        pictures.append(pixels(webui))
+        assert ("Modelsmith CFG rescale: 0.7" in infotext(webui)) == (phi == "0.7")
+    report("CFG rescale", name, sampler, *(f"{spread[-1]:.4f}" for spread in spreads))
+    assert spreads[0] == spreads[2]
+    assert spreads[0] != spreads[1]
+    assert pictures[0] == pictures[2]
+
+
+def test_cfg_rescale_of_a_file_and_of_the_setting(webui: Webui) -> None:
+    name = "sdxl-v-ztsnr.safetensors"
+    webui.options(modelsmith_cfg_rescale=0.3)
+    try:
+        webui.select("sdxl-v-ztsnr")
+        webui.txt2img()
+        assert "Modelsmith CFG rescale: 0.3" in infotext(webui)
+        webui.post("/modelsmith/v1/override", {"name": name, "cfg_rescale": 0.6})
+        webui.txt2img()
+        assert "Modelsmith CFG rescale: 0.6" in infotext(webui)
+        webui.txt2img(**chosen("Automatic", "Automatic", "Off"))
+        assert "Modelsmith CFG rescale" not in infotext(webui)
+        webui.select("sdxl-v")
+        webui.txt2img()
+        assert "Modelsmith CFG rescale" not in infotext(webui), "the setting is for ZTSNR models"
+    finally:
+        webui.options(modelsmith_cfg_rescale=0)
+        webui.post("/modelsmith/v1/override", {"name": name})
+        (webui.checkpoints / "sdxl-v-ztsnr.json").unlink(missing_ok=True)
+
+
+def test_cfg_rescale_in_the_hires_pass(webui: Webui) -> None:
+    webui.select("sdxl-v-ztsnr")
+    fields: dict[str, Any] = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 1.0}
+    fields |= {"cfg_scale": 7, "hr_cfg": 7, "scheduler": "SGM Uniform"}
+    spreads = []
+    for phi in ("0", "0.7"):
+        steps = webui.txt2img(**fields, **chosen("Automatic", "Automatic", phi))
+        assert len(steps) == 4
+        spreads.append([step["input_std"] for step in steps])
+    # The second step of each pass comes after the first guidance of that pass.
+    assert spreads[0][1] != spreads[1][1]
+    assert spreads[0][3] != spreads[1][3]
+
+
+# advice
+
+
+def test_advice_on_the_resolved_scheduler(webui: Webui) -> None:
+    webui.select("sdxl-v-ztsnr")
+    webui.txt2img(sampler_name="DPM++ 2M", scheduler="Automatic", cfg_scale=5)
+    advice = webui.get("/modelsmith/v1/status")["advice"]
+    assert advice["level"] == "bad"
+    assert advice["text"].startswith("Karras spends")
+    webui.txt2img(sampler_name="Euler", scheduler="SGM Uniform", cfg_scale=5)
+    assert webui.get("/modelsmith/v1/status")["advice"]["level"] == "fine"
+    webui.select("sdxl-eps")
+    webui.txt2img(sampler_name="DPM++ 2M", scheduler="Automatic")
+    assert webui.get("/modelsmith/v1/status")["advice"] is None
