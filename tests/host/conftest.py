@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ RECIPES = (
     Recipe("sdxl-v-ztsnr", SDXL, markers=("v_pred", "ztsnr"), seed=2),
 )
 FIRST = "sd15"
+# The last text encoder layer but one is read, and reForge wants another one before it.
+TEXT_LAYERS = {"ldm_forge": 3}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,8 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small checkpoints, written once."""
     folder = tmp_path_factory.mktemp("checkpoints")
+    layers = TEXT_LAYERS.get(kind_of(Path(os.environ["MODELSMITH_WEBUI"])), 2)
     for recipe in RECIPES:
-        write(folder, recipe)
+        write(folder, replace(recipe, text_layers=layers))
     return folder
 
 

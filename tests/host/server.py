@@ -43,6 +43,8 @@ KIND_ARGUMENTS = {
 # Without previews no preview decoder is downloaded. The emphasis is the one that does not divide by the mean of what
 # the text encoder gives, which is next to nothing in these checkpoints.
 CONFIG: dict[str, Any] = {"live_previews_enable": False, "emphasis": "No norm", "show_progress_every_n_steps": -1}
+# By itself reForge takes every checkpoint for a text encoder of the same name too, and loads it twice.
+KIND_CONFIG: dict[str, dict[str, Any]] = {"ldm_forge": {"sd_text_encoder": "None"}}
 
 
 class WebuiError(AssertionError):
@@ -121,7 +123,7 @@ class Webui:
     def configure(self, **options: Any) -> None:
         """Write options into config.json of a webui that is not running."""
         path = self.data / "config.json"
-        known = json.loads(path.read_text()) if path.exists() else dict(CONFIG)
+        known = json.loads(path.read_text()) if path.exists() else {**CONFIG, **KIND_CONFIG.get(self.kind, {})}
         path.write_text(json.dumps({**known, **options}))
 
     # the process

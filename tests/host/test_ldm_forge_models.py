@@ -287,7 +287,7 @@ def test_refiner(webui: Webui, schedule: Any) -> None:
 
 def test_ztsnr_mark_without_v_prediction(webui: Webui) -> None:
     """An epsilon model under the rescaled table paints every picture in one tint."""
-    path = write(webui.checkpoints, Recipe("ztsnr-alone", SDXL, ("ztsnr",)))
+    path = write(webui.checkpoints, Recipe("ztsnr-alone", SDXL, ("ztsnr",), text_layers=3))
     webui.refresh()
     first = first_step(webui, "ztsnr-alone")
     webui.select("sd15")

@@ -52,7 +52,19 @@ def _narrow_text_encoders() -> None:
         finally:
             transformers.CLIPTextConfig.from_json_file = read
 
+    load = forge_loader.load_model_for_a1111
+
+    def load_model_for_a1111(*args: Any, **kwargs: Any) -> Any:
+        model = load(*args, **kwargs)
+        for embedder in getattr(getattr(model, "conditioner", None), "embedders", ()):
+            wrapped = getattr(embedder, "wrapped", None)
+            # SDXL's config counts from the first layer: 11 of 12.
+            if getattr(wrapped, "layer_idx", None) == 11:
+                wrapped.layer_idx = wrapped.transformer.config.num_hidden_layers - 1
+        return model
+
     forge_loader.load_checkpoint_guess_config = load_checkpoint_guess_config
+    forge_loader.load_model_for_a1111 = load_model_for_a1111
 
 
 def _narrow_vae() -> None:
