@@ -12,6 +12,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.identify import identify
+from modelsmith_webui.api_jobs import add_job_routes
 from modelsmith_webui.api_vae import add_vae_routes
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.library import library_of
@@ -122,4 +123,5 @@ def add_routes(app: Any, host: Host) -> None:
     router.add_api_route("/status", get_status, methods=["GET"])
     router.add_api_route("/override", post_override, methods=["POST"])
     add_vae_routes(router, host)
+    add_job_routes(router, host, find_file)
     app.include_router(router)

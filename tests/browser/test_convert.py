@@ -112,7 +112,7 @@ def test_every_action_looks_right(app: App, tab: ModelsmithPage) -> None:
 def write_hot_vae(app: App) -> None:
     """A narrow VAE that overflows in fp16."""
     (app.models / "VAE").mkdir(exist_ok=True)
-    layout = narrow_layout(widths=(32, 32, 32, 32), blocks=2)
+    layout = narrow_layout()
     save_file(spelled(layout, random_weights(layout, gain=3e5), "ldm"), app.models / "VAE" / "sdxl-hot.safetensors")
 
 

@@ -23,6 +23,7 @@ from modelsmith_webui.tab.vae_view import VaeView
 from vae.vae_makers import narrow_layout, random_weights, spelled
 
 DEMO_A = "modelsmith-demo-a.safetensors"
+FULL = "VAE / VAE/four-levels.safetensors"
 HOT, COOL = "VAE / VAE/hot.safetensors", "VAE / VAE/cool.safetensors"
 IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 
@@ -41,7 +42,9 @@ def view(host: StandaloneHost) -> VaeView:
     """Beside two checkpoints: a VAE that overflows in fp16, and one that does not."""
     folder = host.models / "VAE"
     folder.mkdir()
-    layout = narrow_layout(widths=(32, 32, 32, 32), blocks=2)
+    full = narrow_layout(widths=(32, 32, 32, 32), blocks=2)
+    save_file(spelled(full, random_weights(full), "ldm"), str(folder / "four-levels.safetensors"))
+    layout = narrow_layout()
     for name, gain in (("hot", 3e5), ("cool", 1.0)):
         save_file(spelled(layout, random_weights(layout, gain=gain), "ldm"), str(folder / f"{name}.safetensors"))
     made = VaeView(host, Texts(host.language))
@@ -67,13 +70,13 @@ def names(host: StandaloneHost) -> set[str]:
 
 def test_the_list_begins_with_vaes(view: VaeView) -> None:
     choices = view.offers()[0]["choices"]
-    assert choices[:2] == [COOL, HOT] and DEMO_A in choices
+    assert choices[:3] == [COOL, FULL, HOT] and DEMO_A in choices
 
 
 def test_the_page_says_what_a_vae_is(view: VaeView) -> None:
-    shown = view.look(HOT, None)
+    shown = view.look(FULL, None)
     assert "SD1 / SD2 or SDXL" in shown and "a file of its own" in shown and "F32" in shown
-    assert "SDXL" in view.look(HOT, "SDXL") and "at risk in fp16" in view.look(HOT, "SDXL")
+    assert "SDXL" in view.look(FULL, "SDXL") and "at risk in fp16" in view.look(FULL, "SDXL")
     assert "inside a checkpoint, under first_stage_model." in view.look(DEMO_A, None)
     assert 'role="alert"' in view.look("nothing-like-it", None)
 
@@ -155,7 +158,7 @@ def test_a_cancelled_cure_leaves_nothing(view: VaeView, host: StandaloneHost, mo
     monkeypatch.setattr(host.jobs, "cancelled", lambda: True)
     for action in VAE_ACTIONS.values():
         checkpoint = DEMO_A if action == "Put into a checkpoint" else None
-        assert "Cancelled" in start(view, action=action, checkpoint=checkpoint)
+        assert "Cancelled" in start(view, file=FULL, action=action, checkpoint=checkpoint)
     assert names(host) == before
 
 

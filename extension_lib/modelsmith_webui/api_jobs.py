@@ -1,0 +1,117 @@
+"""Routes that start jobs and follow them. Names are those of the host's lists, outputs are names only, never a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+
+from modelsmith.errors import ModelsmithError, UnknownNameError
+from modelsmith_webui.api_models import (
+    ConvertBody,
+    JobAnswer,
+    MergeBody,
+    PublishBody,
+    RepairBody,
+    StartedAnswer,
+    VaeBakeBody,
+    VaeCheckBody,
+    VaeExtractBody,
+    VaeFixBody,
+)
+from modelsmith_webui.background import Background
+from modelsmith_webui.host import Host, ModelFile
+
+Find = Callable[[list[ModelFile], str], ModelFile]
+
+
+def _refused(error: ModelsmithError) -> HTTPException:
+    status = 404 if isinstance(error, UnknownNameError) else 422
+    return HTTPException(status, {"error": error.message, "remedy": error.remedy})
+
+
+def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
+    """Add the routes. ``find`` gives the file of a list that has a name, or raises UnknownNameError."""
+    background = Background(host)
+
+    def start(kind: str, body: Any) -> dict[str, Any]:
+        # What the work needs is heavy: it is imported when the first job is asked for.
+        from modelsmith_webui import api_work
+
+        try:
+            prepared = api_work.PREPARE[kind](host, find, body)
+            if getattr(body, "dry_run", False) and prepared.plan is not None:
+                return {"plan": prepared.plan()}
+            return {"job": background.start(kind, prepared.work).to_json()}
+        except ModelsmithError as error:
+            raise _refused(error) from error
+
+    def post_convert(body: ConvertBody) -> Any:
+        """Write a model anew: format, precision per part, pruned, layout, parts. Result: file, sizes, hash, losses."""
+        return start("convert", body)
+
+    def post_repair(body: RepairBody) -> Any:
+        """Find what is wrong with a model and write a mended copy. Result: findings with evidence, file or null."""
+        return start("repair", body)
+
+    def post_publish(body: PublishBody) -> Any:
+        """Make a copy ready for others. Result: file, hashes, model cards."""
+        return start("publish", body)
+
+    def post_merge(body: MergeBody) -> Any:
+        """Merge checkpoints. Result: file, hash, notices."""
+        return start("merge", body)
+
+    def post_check(body: VaeCheckBody) -> Any:
+        """What a VAE is, how that is known, whether it runs in fp16; with `measure` each layer's largest value."""
+        return start("vae_check", body)
+
+    def post_fix(body: VaeFixBody) -> Any:
+        """Write a VAE (or a checkpoint) that runs in fp16 with the same output. Result: the file and its proof."""
+        return start("vae_fix", body)
+
+    def post_bake(body: VaeBakeBody) -> Any:
+        """Put a VAE into a checkpoint, into a new file."""
+        return start("vae_bake", body)
+
+    def post_extract(body: VaeExtractBody) -> Any:
+        """Take the VAE out of a checkpoint, or write a VAE anew."""
+        return start("vae_extract", body)
+
+    for path, answer in (
+        ("/convert", post_convert),
+        ("/repair", post_repair),
+        ("/publish", post_publish),
+        ("/merge", post_merge),
+        ("/vae/check", post_check),
+        ("/vae/fix", post_fix),
+        ("/vae/bake", post_bake),
+        ("/vae/extract", post_extract),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
+    _add_following(router, background)
+
+
+def _add_following(router: APIRouter, background: Background) -> None:
+    def get_jobs() -> Any:
+        """All jobs that are remembered: those that wait or run, and the last hundred that ended."""
+        return [job.to_json() for job in background.jobs()]
+
+    def get_job(job_id: str) -> Any:
+        """How far a job has come, and its result or error once it has ended."""
+        try:
+            return background.job(job_id).to_json()
+        except UnknownNameError as error:
+            raise _refused(error) from error
+
+    def post_cancel(job_id: str) -> Any:
+        """Ask a job to stop. It ends as `cancelled` a moment later; nothing half-written is kept."""
+        try:
+            return background.cancel(job_id).to_json()
+        except UnknownNameError as error:
+            raise _refused(error) from error
+
+    router.add_api_route("/jobs", get_jobs, methods=["GET"], response_model=list[JobAnswer])
+    router.add_api_route("/jobs/{job_id}", get_job, methods=["GET"], response_model=JobAnswer)
+    router.add_api_route("/jobs/{job_id}/cancel", post_cancel, methods=["POST"], response_model=JobAnswer)

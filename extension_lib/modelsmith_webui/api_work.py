@@ -1,0 +1,302 @@
+"""What each route of the API does: checks everything that can be checked at once, and gives the work for the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modelsmith.convert.components import CHOICES
+from modelsmith.convert.jobs import ConvertJob, convert, plan_convert, repair
+from modelsmith.convert.precision import parse_precision
+from modelsmith.convert.prune import PruneOptions
+from modelsmith.convert.publish import PublishOptions, plan_publish, publish, suggest_name
+from modelsmith.convert.repair import Finding, RepairOptions
+from modelsmith.convert.write import WriteOptions, WriteResult
+from modelsmith.errors import UnknownNameError, UsageError
+from modelsmith.files.header import read_header
+from modelsmith.files.names import output_path
+from modelsmith.merge.engine import run_merge
+from modelsmith.merge.plan import plan_merge
+from modelsmith.merge.request import MergeProgress, MergeRequest
+from modelsmith.vae.bake import BakeRequest, ExtractRequest, run_bake, run_extract
+from modelsmith.vae.calibration import CalibrationOptions
+from modelsmith.vae.company import with_company
+from modelsmith.vae.families import identify_vae
+from modelsmith.vae.fix import FixRequest, run_fix
+from modelsmith.vae.health import check_header, measure
+from modelsmith.vae.layout import Side, find_vae
+from modelsmith.vae.measure import Watch
+from modelsmith.vae.report import check_json, fix_json, move_json
+from modelsmith_webui.background import Work
+from modelsmith_webui.host import Host, JobControl, ModelFile
+from modelsmith_webui.places import make_folder, output_beside, output_of_kind
+from modelsmith_webui.vae_hints import hints
+
+Find = Callable[[list[ModelFile], str], ModelFile]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """plan: what would be done, as a plain object; None where there is nothing to say before."""
+
+    work: Work
+    plan: Callable[[], dict[str, Any]] | None = None
+
+
+def _writing(control: JobControl, overwrite: bool) -> WriteOptions:
+    def show(done: int, total: int) -> None:
+        control.report(done / max(1, total), f"{done:,} of {total:,} bytes")
+
+    return WriteOptions(overwrite=overwrite, progress=show, cancelled=control.cancelled)
+
+
+def _watch(control: JobControl) -> Watch:
+    return Watch(lambda stage, done: control.report(done, stage), control.cancelled)
+
+
+def _free(target: Path, overwrite: bool) -> Path:
+    """The target, checked before the job is queued. Raises UsageError where it exists and may not be replaced."""
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target.name} exists already", "Choose another name, or allow it to be replaced")
+    return target
+
+
+def _written(result: WriteResult) -> dict[str, Any]:
+    return {
+        "output": result.path.name,
+        "bytes_in": result.bytes_in,
+        "bytes_out": result.bytes_out,
+        "sha256": result.sha256,
+        "seconds": round(result.seconds, 2),
+        "notes": list(result.notes),
+        "losses": {name: asdict(loss) for name, loss in result.losses.items()},
+    }
+
+
+def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [
+        {"id": f.id, "what": f.what, "evidence": f.evidence, "remedy": f.remedy, "mendable": f.apply is not None}
+        for f in findings
+    ]
+
+
+def _convert(host: Host, find: Find, body: Any) -> Prepared:
+    files = host.model_files()
+    file = find(files, body.name)
+    if body.precision:
+        parse_precision(body.precision, clip=body.clip)
+    for part in (*body.put, *((body.only,) if body.only else ())):
+        if part not in CHOICES:
+            raise UnknownNameError("part", part, CHOICES)
+    job = ConvertJob(
+        precision=body.precision,
+        clip=body.clip,
+        prune=PruneOptions(ema=body.ema, schedule=not body.keep_schedule) if body.prune else None,
+        layout=body.layout,
+        only=body.only,
+        drop=tuple(body.drop),
+        put=tuple((part, find(files, name).path) for part, name in body.put.items()),
+    )
+    suggestion = f"{file.path.stem}-{body.only or 'converted'}"
+    if body.only in (None, "unet"):
+        target = output_beside(file, body.output, suggestion)
+    else:
+        target = output_of_kind(host, "vae" if body.only == "vae" else "text_encoder", body.output, suggestion)
+
+    def plan() -> dict[str, Any]:
+        found = plan_convert(file.path, job)
+        return {**asdict(found), "output": target.name}
+
+    def work(control: JobControl) -> dict[str, Any]:
+        make_folder(target.parent)
+        return _written(convert(file.path, target, job, _writing(control, body.overwrite)))
+
+    return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
+
+
+def _checked(prepared: Prepared, target: Path, overwrite: bool) -> Prepared:
+    _free(target, overwrite)
+    return prepared
+
+
+def _repair(host: Host, find: Find, body: Any) -> Prepared:
+    files = host.model_files()
+    file = find(files, body.name)
+    donor = find(files, body.complete_from).path if body.complete_from else None
+    options = RepairOptions(body.prediction, donor)
+    target = output_beside(file, body.output, f"{file.path.stem}-repaired")
+
+    def plan() -> dict[str, Any]:
+        return {"findings": _findings(repair(file.path, None, options)[0]), "output": target.name}
+
+    def work(control: JobControl) -> dict[str, Any]:
+        findings, result = repair(file.path, target, options, _writing(control, body.overwrite))
+        return {"findings": _findings(findings), "written": _written(result) if result is not None else None}
+
+    return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
+
+
+def _publish(host: Host, find: Find, body: Any) -> Prepared:
+    file = find(host.model_files(), body.name)
+    suggestion = suggest_name(file.path, body.title)
+    name = body.output.strip() or (f"{suggestion}-{body.precision}" if suggestion == file.path.stem else suggestion)
+    parse_precision(body.precision)
+    options = PublishOptions(
+        name=name,
+        title=body.title,
+        author=body.author,
+        license=body.license,
+        resolution=body.resolution,
+        precision=body.precision,
+        remove_private=body.remove_private,
+        repair=body.repair,
+    )
+    target = output_path(file.path.parent, name)
+
+    def plan() -> dict[str, Any]:
+        found = plan_publish(file.path, file.path.parent, options)
+        return {
+            "output": found.target.name,
+            "metadata": dict(found.metadata),
+            "removed_metadata": list(found.removed_metadata),
+            "repairs": list(found.repairs),
+            "bytes_in": found.pruned.bytes_before,
+            "bytes_out": found.bytes_out,
+        }
+
+    def work(control: JobControl) -> dict[str, Any]:
+        made = publish(file.path, file.path.parent, options, _writing(control, body.overwrite))
+        known = {"sha256": made.hashes.sha256, "autov2": made.hashes.autov2, "autov3": made.hashes.autov3}
+        return {**_written(made.result), "hashes": known, "cards": [card.name for card in made.cards]}
+
+    return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
+
+
+def _merge(host: Host, find: Find, body: Any) -> Prepared:
+    known = host.checkpoints()
+    files = [find(known, name) for name in body.models]
+    request = MergeRequest(
+        models=tuple(file.path for file in files),
+        method=body.method,
+        output=output_path(host.checkpoint_folder(), body.output),
+        parameters=body.parameters,
+        block_weights=body.block_weights,
+        known_hashes={file.path: digest for file in files if (digest := host.cached_sha256(file))},
+        names={file.path: file.name for file in files},
+        dtype=body.precision,
+        overwrite=body.overwrite,
+        allow_prediction_mix=body.allow_prediction_mix,
+    )
+    planned = plan_merge(request)
+
+    def plan() -> dict[str, Any]:
+        notices = [{"level": found.level, "text": found.text} for found in planned.notices]
+        return {"output": request.output.name, "bytes_out": planned.output_bytes, "notices": notices}
+
+    def work(control: JobControl) -> dict[str, Any]:
+        def show(progress: MergeProgress) -> None:
+            done, total = progress.done_bytes, max(1, progress.total_bytes)
+            control.report(done / total, f"{done:,} of {total:,} bytes")
+
+        # Planned anew: the files may have changed while the job waited.
+        result = run_merge(plan_merge(request), show, control.cancelled)
+        notices = [{"level": found.level, "text": found.text} for found in result.notices]
+        return {
+            "output": result.path.name,
+            "bytes_out": result.bytes,
+            "sha256": result.sha256,
+            "seconds": round(result.seconds, 2),
+            "notices": notices,
+        }
+
+    return Prepared(work, plan)
+
+
+def _calibration(body: Any) -> CalibrationOptions:
+    return CalibrationOptions(body.latents, body.size, body.seed)
+
+
+def _named(answer: dict[str, object]) -> dict[str, Any]:
+    """Names in place of paths: who uses the API over a network need not know the folders."""
+    return {key: Path(str(value)).name if key in ("file", "output") else value for key, value in answer.items()}
+
+
+def _vae_check(host: Host, find: Find, body: Any) -> Prepared:
+    file = find(host.model_files(), body.name)
+    vae = find_vae(read_header(file.path))
+
+    def work(control: JobControl) -> dict[str, Any]:
+        identity = identify_vae(vae, with_company(vae, hints(host, file, body.family)))
+        found = measure(vae, identity, _calibration(body), _watch(control)) if body.measure else None
+        return _named(check_json(vae, identity, check_header(vae, identity), found))
+
+    return Prepared(work)
+
+
+def _vae_fix(host: Host, find: Find, body: Any) -> Prepared:
+    file = find(host.model_files(), body.name)
+    find_vae(read_header(file.path))
+    target = _free(output_beside(file, body.output, f"{file.path.stem}-fp16-cured"), body.overwrite)
+    sides: tuple[Side, ...] = ("decoder", "encoder") if body.part == "both" else (body.part,)
+
+    def work(control: JobControl) -> dict[str, Any]:
+        request = FixRequest(
+            file.path,
+            target,
+            sides=sides,
+            headroom=body.headroom,
+            calibration=_calibration(body),
+            hints=hints(host, file, body.family),
+            overwrite=body.overwrite,
+            compare_bf16=body.compare_bf16,
+        )
+        return _named(fix_json(run_fix(request, _watch(control))))
+
+    return Prepared(work)
+
+
+def _vae_bake(host: Host, find: Find, body: Any) -> Prepared:
+    files = host.model_files()
+    file, checkpoint = find(files, body.name), find(host.checkpoints(), body.checkpoint)
+    find_vae(read_header(file.path))
+    suggestion = f"{checkpoint.path.stem}-{file.path.stem}"[:180]
+    target = _free(output_beside(checkpoint, body.output, suggestion), body.overwrite)
+
+    def work(control: JobControl) -> dict[str, Any]:
+        known = hints(host, file, body.family)
+        request = BakeRequest(
+            checkpoint.path, file.path, target, body.precision, body.force, known, overwrite=body.overwrite
+        )
+        return _named(move_json(run_bake(request, _watch(control))))
+
+    return Prepared(work)
+
+
+def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
+    file = find(host.model_files(), body.name)
+    find_vae(read_header(file.path))
+    suggestion = f"{file.path.stem}-{'vae' if file.kind != 'vae' else body.naming}"
+    place = output_of_kind(host, "vae", body.output, suggestion)
+    target = _free(output_beside(file, body.output, suggestion) if file.kind == "vae" else place, body.overwrite)
+
+    def work(control: JobControl) -> dict[str, Any]:
+        make_folder(target.parent)
+        known = hints(host, file, body.family)
+        request = ExtractRequest(file.path, target, body.naming, body.precision, known, overwrite=body.overwrite)
+        return _named(move_json(run_extract(request, _watch(control))))
+
+    return Prepared(work)
+
+
+PREPARE: Mapping[str, Callable[[Host, Find, Any], Prepared]] = {
+    "convert": _convert,
+    "repair": _repair,
+    "publish": _publish,
+    "merge": _merge,
+    "vae_check": _vae_check,
+    "vae_fix": _vae_fix,
+    "vae_bake": _vae_bake,
+    "vae_extract": _vae_extract,
+}
