@@ -12,6 +12,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.identify import identify
+from modelsmith.sampling_advice import Advice
 from modelsmith_webui.api_jobs import add_job_routes
 from modelsmith_webui.api_vae import add_vae_routes
 from modelsmith_webui.host import Host, ModelFile
@@ -78,6 +79,8 @@ def _override(body: dict[str, Any]) -> Override:
     ):
         if body.get(name, "auto") != value:
             raise UnknownNameError(f"{name} override", str(body[name]), known)
+    if found.cfg_rescale is None and body.get("cfg_rescale", "auto") != "auto":
+        raise UnknownNameError("CFG rescale (a number from 0 to 1)", str(body["cfg_rescale"]), ["auto"])
     return found
 
 
@@ -102,12 +105,15 @@ def add_routes(app: Any, host: Host) -> None:
         return {"busy": library.busy, "files": rows}
 
     def get_status() -> dict[str, Any]:
-        """What the model in memory was set to, and why."""
+        """What the model in memory was set to, and why; the advice on what the last pictures were sampled with."""
         status = host.status()
-        return {"host": host.name, "loaded": status.to_json() if status else None}
+        found: Advice | None = getattr(host, "advice", None)
+        advice = {"level": found.level, "text": found.text()} if found is not None else None
+        return {"host": host.name, "loaded": status.to_json() if status else None, "advice": advice}
 
     def post_override(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
-        """Set one checkpoint's override: name, prediction (auto, epsilon, v_prediction), ztsnr (auto, on, off)."""
+        """Set one checkpoint's override: name, prediction (auto, epsilon, v_prediction), ztsnr (auto, on, off),
+        cfg_rescale (auto, or a number from 0 to 1)."""
         try:
             wanted = _override(body)
             file = find_file(host.checkpoints(), str(body.get("name", "")))

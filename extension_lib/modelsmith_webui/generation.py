@@ -43,7 +43,11 @@ def chosen(p: Any, args: tuple[Any, ...]) -> Override:
 
     Choices that are not known are told in the log and left to automatic.
     """
-    given = dict(zip(("prediction", "ztsnr", "cfg_rescale"), args, strict=False)) | getattr(p, xyz.CHOSEN, {})
+    return choice_of(dict(zip(("prediction", "ztsnr", "cfg_rescale"), args, strict=False)) | getattr(p, xyz.CHOSEN, {}))
+
+
+def choice_of(given: dict[str, Any]) -> Override:
+    """The choice that these values of controls, axes or the API mean."""
     wanted = dict(_choice(name, value) for name, value in given.items())
     found = Override.from_json(wanted)
     for name, value in wanted.items():
@@ -179,11 +183,23 @@ class Generation:
 
     # advice
 
-    def advice(self, path: Path | None, sampling: Sampling) -> Advice | None:
-        """The advice for a checkpoint; None where its model has no zero terminal SNR."""
-        if path is None or self.resolver is None:
+    def sigma_max(self) -> float:
+        """The webui's setting that caps noise levels; 0 where it does not."""
+        from modules import shared
+
+        return float(getattr(shared.opts, "sigma_max", 0) or 0)
+
+    def rescale(self, path: Path, image: Override) -> float:
+        """phi for a picture of this checkpoint."""
+        if self.resolver is None:
+            return 0.0
+        return rescale_of(self.resolver.without_image(path, image), image)
+
+    def advice(self, path: Path, sampling: Sampling, image: Override) -> Advice | None:
+        """The advice for a picture of a checkpoint; None where its model has no zero terminal SNR."""
+        if self.resolver is None:
             return None
-        decision = self.resolver.resolve(path).decision
+        decision = self.resolver.without_image(path, image).decision
         return advise(sampling) if decision.prediction == "v_prediction" and decision.ztsnr else None
 
     def _advise(self, p: Any, path: Path | None, image: Override) -> None:
@@ -191,8 +207,6 @@ class Generation:
         self.host.advice = None
         if path is None or self.resolver is None:
             return
-        from modules import shared
-
         hires = bool(getattr(p, "enable_hr", False))
         with_strength = hires or hasattr(p, "init_images")
         sampling = Sampling(
@@ -200,11 +214,11 @@ class Generation:
             scheduler=resolve_scheduler(p.sampler_name, getattr(p, "scheduler", None)),
             steps=int((getattr(p, "hr_second_pass_steps", 0) if hires else 0) or p.steps),
             cfg=float(p.cfg_scale),
-            rescale=rescale_of(self.resolver.resolve(path), image),
+            rescale=self.rescale(path, image),
             strength=p.denoising_strength if with_strength else None,
-            sigma_max=float(getattr(shared.opts, "sigma_max", 0) or 0),
+            sigma_max=self.sigma_max(),
         )
-        found = self.advice(path, sampling)
+        found = self.advice(path, sampling, image)
         self.host.advice = found
         if found is not None and found.level == "bad" and hasattr(p, "comment"):
             p.comment(f"Modelsmith: {found.text()}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from modelsmith.decision import Override
-from modelsmith_webui.generation import AUTOMATIC, RESCALES, Generation
+from modelsmith.sampling_advice import TEXTS, Advice, Sampling
+from modelsmith_webui.generation import AUTOMATIC, RESCALES, Generation, choice_of, resolve_scheduler
 from modelsmith_webui.xyz import PREDICTIONS, SWITCHES
 
 TAKES_OUT = "modelsmith"
+# The webui's own controls that the advice reads, by the end of their elem_id.
+WATCHED = ("sampling", "scheduler", "steps", "cfg_scale", "denoising_strength")
 
 
 def tr(text: str) -> str:
@@ -62,6 +67,93 @@ def _paste_fields(generation: Generation, controls: list[Any]) -> list[Any]:
     return [PasteField(controls[0], takes_out, api=TAKES_OUT), *fields]
 
 
+def _chosen_checkpoint() -> Path | None:
+    """The checkpoint of the selector; Forge loads it only when it is needed."""
+    from modules import sd_models, shared
+
+    info = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
+    return Path(info.filename) if info is not None else None
+
+
+class AdviceLine:
+    """The line and the button of one tab; wired when the webui has built the controls that it watches."""
+
+    def __init__(self, generation: Generation, is_img2img: bool) -> None:
+        # The tab's package needs gradio, which is there once a UI is built.
+        from modelsmith_webui.tab.texts import Texts
+
+        self._generation = generation
+        self._tab = "img2img" if is_img2img else "txt2img"
+        self._watched: dict[str, Any] = {}
+        self._own: list[Any] = []
+        self._tr = Texts(generation.host.language)
+
+    def build(self, controls: list[Any]) -> None:
+        import gradio as gr
+
+        prefix = f"modelsmith_{self._tab}"
+        with gr.Row():
+            line = gr.HTML("", elem_id=f"{prefix}_advice")
+            button = gr.Button(tr("Use what fits"), elem_id=f"{prefix}_fit", size="sm")
+        self._own = [*controls, line, button]
+        self._wire()
+
+    def seen(self, component: Any, elem_id: str | None) -> None:
+        """The webui has built a component."""
+        known = dict(zip((f"{self._tab}_{name}" for name in WATCHED), WATCHED, strict=True))
+        if elem_id in known and known[elem_id] not in self._watched:
+            self._watched[known[elem_id]] = component
+            self._wire()
+
+    def _wire(self) -> None:
+        if len(self._watched) < len(WATCHED) or not self._own:
+            return
+        *controls, line, button = self._own
+        inputs = [*(self._watched[name] for name in WATCHED), *controls]
+        for control in inputs:
+            if control is not self._watched["steps"]:
+                control.change(self.show, inputs, [line], queue=False, show_progress=False)
+        fitting = [self._watched["scheduler"], self._watched["cfg_scale"], line]
+        button.click(self.fit, inputs, fitting, queue=False, show_progress=False)
+
+    def advice(self, values: tuple[Any, ...]) -> Advice | None:
+        sampler, scheduler, steps, cfg, strength, *own = values
+        image = choice_of(dict(zip(("prediction", "ztsnr", "cfg_rescale"), own, strict=True)))
+        path = _chosen_checkpoint()
+        if path is None or self._generation.resolver is None:
+            return None
+        sampling = Sampling(
+            sampler=str(sampler),
+            scheduler=resolve_scheduler(sampler, scheduler),
+            steps=int(steps),
+            cfg=float(cfg),
+            rescale=self._generation.rescale(path, image),
+            strength=float(strength) if self._tab == "img2img" else None,
+            sigma_max=self._generation.sigma_max(),
+        )
+        return self._generation.advice(path, sampling, image)
+
+    def _html(self, found: Advice | None) -> str:
+        if found is None:
+            return ""
+        text = " ".join(self._tr(TEXTS[key], **values) for key, values in found.messages)
+        return f'<p class="ms-advice ms-advice-{found.level}">{html.escape(text)}</p>'
+
+    def show(self, *values: Any) -> str:
+        return self._html(self.advice(values))
+
+    def fit(self, *values: Any) -> list[Any]:
+        """A fitting scheduler and CFG scale where those that are chosen do not fit, and the line that follows."""
+        import gradio as gr
+
+        found = self.advice(values)
+        changed = list(values)
+        if found is not None:
+            changed[1] = found.scheduler or changed[1]
+            changed[3] = found.cfg or changed[3]
+        return [gr.update(value=changed[1]), gr.update(value=changed[3]), self.show(*changed)]
+
+
 def script_class(generation: Generation, scripts: Any) -> type:
     """The class for the webui; it finds it in the module of the script."""
 
@@ -72,6 +164,7 @@ def script_class(generation: Generation, scripts: Any) -> type:
             return "Modelsmith"
 
         def show(self, is_img2img: bool) -> Any:
+            self.advice_line = AdviceLine(generation, is_img2img)
             return scripts.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
@@ -80,8 +173,12 @@ def script_class(generation: Generation, scripts: Any) -> type:
             prefix = f"modelsmith_{'img2img' if is_img2img else 'txt2img'}"
             with gr.Accordion("Modelsmith", open=False, elem_id=prefix):
                 controls = _controls(prefix)
+                self.advice_line.build(controls)
             self.infotext_fields = _paste_fields(generation, controls)
             return controls
+
+        def after_component(self, component: Any, **kwargs: Any) -> None:
+            self.advice_line.seen(component, kwargs.get("elem_id"))
 
         def before_process(self, p: Any, *_args: Any) -> None:
             generation.before_load(p)

@@ -87,7 +87,7 @@ def test_a_choice_ends_with_a_job_that_fails(webui: Webui) -> None:
 def test_a_choice_holds_for_all_batches_and_in_img2img(webui: Webui) -> None:
     webui.select("sdxl-v-ztsnr")
     steps = webui.txt2img(n_iter=2, **chosen("v_prediction", "Off"))
-    assert [step["sigma"] for step in steps if step["step"] == 0] == pytest.approx([PLAIN, PLAIN], rel=1e-5)
+    assert [step["sigma"] for step in steps[::2]] == pytest.approx([PLAIN, PLAIN], rel=1e-5)
     text = infotext(webui)
     assert "Noise Schedule" not in text
     picture = webui.answer["images"][0]
@@ -162,8 +162,10 @@ def plot(webui: Webui, axis: str, values: str, **fields: Any) -> list[list[dict[
     x = [labels.index(axis), values, values.split(",")]
     arguments = [*x, 0, "", [], 0, "", [], False, True, False, True, False, False, False, 0, True]
     steps = webui.txt2img(script_name="x/y/z plot", script_args=arguments, **fields)
-    starts = [index for index, step in enumerate(steps) if step["step"] == 0]
-    return [steps[start:end] for start, end in zip(starts, [*starts[1:], len(steps)], strict=True)]
+    count = len(values.split(","))
+    each, rest = divmod(len(steps), count)
+    assert rest == 0
+    return [steps[index * each : (index + 1) * each] for index in range(count)]
 
 
 def texts(webui: Webui) -> list[str]:
@@ -201,8 +203,10 @@ def test_axis_of_cfg_rescale(webui: Webui) -> None:
 # CFG rescale
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM", "UniPC"])
-@pytest.mark.parametrize("name", ["sdxl-v-ztsnr", "sdxl-eps"])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [("sdxl-v-ztsnr", "Euler"), ("sdxl-v-ztsnr", "DDIM"), ("sdxl-v-ztsnr", "UniPC"), ("sdxl-eps", "DPM++ 2M")],
+)
 def test_cfg_rescale_changes_this_picture_only(
     webui: Webui, name: str, sampler: str, report: Callable[..., None]
 ) -> None:

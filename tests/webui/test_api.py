@@ -98,7 +98,7 @@ def test_damaged_metadata_is_said(client: TestClient, tmp_path: Path) -> None:
 
 
 def test_status_without_a_model(client: TestClient) -> None:
-    assert client.get("/modelsmith/v1/status").json() == {"host": "Fake", "loaded": None}
+    assert client.get("/modelsmith/v1/status").json() == {"host": "Fake", "loaded": None, "advice": None}
 
 
 @pytest.fixture
