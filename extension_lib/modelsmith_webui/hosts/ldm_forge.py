@@ -56,7 +56,8 @@ class ModelState:
     cumprod: Any  # the model's alphas_cumprod, torch tensor, shape (T,)
     cumprod_original: Any  # the webui's own copy of it, or None
     ztsnr_flag: Any
-    plain: FloatArray  # alphas_cumprod of the family, shape (T,)
+    plain: tuple[Any, Any]  # sigmas and alphas_cumprod of the family, float32 tensors, shape (T,)
+    ztsnr: tuple[Any, Any]  # the same with zero terminal SNR
     decision: Decision | None = None  # None: as the webui had it
     rescaled: bool = False
     notes: tuple[str, ...] = ()
@@ -104,15 +105,18 @@ def _table(wanted: FloatArray, host: Any) -> Any:
     return torch.tensor(wanted, dtype=torch.float32, device=host.device)
 
 
-def _differs(found: Any, wanted: Any) -> bool:
-    return found.shape != wanted.shape or not np.array_equal(_values(found), _values(wanted))
+def _tables(wanted: FloatArray, sigmas: Any, cumprod: Any) -> tuple[Any, Any]:
+    """Both tables of the schedule ``wanted``, an ``alphas_cumprod`` of shape (T,), beside the webui's own."""
+    return _table(schedules.sigmas(wanted), sigmas), _table(wanted, cumprod)
 
 
 def _set_tables(model: Any, sampling: Any, sigmas: Any, cumprod: Any) -> None:
     """Give the model both tables; copies, because the webui may rescale in place."""
-    if _differs(sampling.sigmas, sigmas):
+    import torch
+
+    if not torch.equal(sampling.sigmas, sigmas.to(sampling.sigmas.device)):
         sampling.set_sigmas(sigmas.clone())
-    if _differs(model.alphas_cumprod, cumprod):
+    if not torch.equal(model.alphas_cumprod, cumprod.to(model.alphas_cumprod.device)):
         model.alphas_cumprod = cumprod.clone()
 
 
@@ -274,8 +278,8 @@ class LdmForgeHost(WebuiHost):
         ``left``: the user's own script decides for this job.
         """
         info = getattr(model, "sd_checkpoint_info", None)
-        state = self._state(model)
-        if info is None or state is None:
+        state = self._state(model) if self._key is not None and info is not None else None
+        if state is None:
             return
         resolution = self.resolver.resolve(Path(info.filename))
         if left or resolution.decision.prediction is None:
@@ -298,14 +302,17 @@ class LdmForgeHost(WebuiHost):
         if plain is None:
             return None
         original = getattr(model, "alphas_cumprod_original", None)
+        sigmas = sampling.sigmas.detach().clone()
+        cumprod = (known.cumprod if known is not None else model.alphas_cumprod).detach().clone()
         state = ModelState(
             sampling=sampling,
             sampling_class=type(sampling),
-            sigmas=sampling.sigmas.detach().clone(),
-            cumprod=(known.cumprod if known is not None else model.alphas_cumprod).detach().clone(),
+            sigmas=sigmas,
+            cumprod=cumprod,
             cumprod_original=known.cumprod_original if known is not None else original,
             ztsnr_flag=known.ztsnr_flag if known is not None else getattr(model, "ztsnr", None),
-            plain=plain,
+            plain=_tables(plain, sigmas, cumprod),
+            ztsnr=_tables(schedules.zero_terminal_snr(plain), sigmas, cumprod),
         )
         setattr(model, STATE, state)
         return state
@@ -328,9 +335,8 @@ class LdmForgeHost(WebuiHost):
         state.notes = _contradiction() if host_option and not state.rescaled else ()
 
     def _write_tables(self, model: Any, state: ModelState) -> None:
-        cumprod = schedules.zero_terminal_snr(state.plain) if state.rescaled else state.plain
-        sigmas = _table(schedules.sigmas(cumprod), state.sigmas)
-        _set_tables(model, state.sampling, sigmas, _table(cumprod, state.cumprod))
+        sigmas, cumprod = state.ztsnr if state.rescaled else state.plain
+        _set_tables(model, state.sampling, sigmas, cumprod)
 
     def _restore(self, model: Any, state: ModelState) -> None:
         """Put back what the webui had; what is known of it is kept."""
