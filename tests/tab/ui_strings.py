@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modelsmith import sampling_advice
 from modelsmith.merge.blocks import LAYOUTS, PLAIN
 from modelsmith.merge.guard import CHOICES
 from modelsmith_webui.tab import convert_words, words
@@ -102,6 +103,7 @@ def table_strings() -> Iterator[str]:
     for labels in (words.OVERRIDE_PREDICTIONS.values(), words.OVERRIDE_ZTSNR.values(), words.PRECISIONS):
         yield from labels
     yield from convert_words.every_word()
+    yield from sampling_advice.TEXTS.values()
     yield from COLUMNS
     yield from ("Part", "Precision", "Size", "State")
     yield from (STOP_AT_MIX, *CHOICES.values())
