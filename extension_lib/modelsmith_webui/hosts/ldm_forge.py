@@ -278,7 +278,9 @@ class LdmForgeHost(WebuiHost):
         ``left``: the user's own script decides for this job.
         """
         info = getattr(model, "sd_checkpoint_info", None)
-        state = self._state(model) if self._key is not None and info is not None else None
+        if self._key is None or info is None:
+            return
+        state = self._state(model)
         if state is None:
             return
         resolution = self.resolver.resolve(Path(info.filename))
