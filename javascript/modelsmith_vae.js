@@ -22,6 +22,7 @@
         .dark .ms-vae-mark.ms-vae-warned { border-color: #fbbf24; color: #fbbf24; }
         .ms-vae-panel {
             position: absolute; top: 22px; right: 6px; z-index: 1000; width: min(30rem, 90vw); padding: 10px 12px;
+            max-height: 60vh; overflow: auto;
             border: 1px solid var(--border-color-primary, #d4d4d8); border-radius: 8px; font-size: 13px;
             color: var(--body-text-color, #18181b); background: var(--background-fill-primary, #fff);
             box-shadow: 0 6px 24px rgba(0, 0, 0, .18);
