@@ -113,7 +113,7 @@ def test_a_choice_goes_before_the_one_for_the_file(webui: Webui) -> None:
 
 
 def paste(webui: Webui, text: str, **fields: Any) -> list[dict[str, Any]]:
-    """The text alone decides. Forge's API cannot read texts: it ends in an error of its own before any script is asked."""
+    """The text alone decides. Forge's API cannot read texts: it ends in an error of its own."""
     if webui.kind == "forge":
         pytest.skip("Forge's API fails on every infotext: isinstance() with a parameterized generic")
     webui.clear()
