@@ -17,13 +17,6 @@ def radio(tab: ModelsmithPage, elem_id: str, text: str) -> None:
     tab.part(elem_id).locator("label").get_by_text(text, exact=True).first.click()
 
 
-def pick(tab: ModelsmithPage, name: str) -> None:
-    """Choose a file; the list of a choice of several stays open until the field is left."""
-    tab.choose("modelsmith_convert_files", name)
-    tab.part("modelsmith_convert_files").locator("input").first.blur()
-    tab.page.locator("ul.options").wait_for(state="detached")
-
-
 def start(tab: ModelsmithPage, view: str, css: str) -> str:
     """Press the button and wait for the result: ms-done, ms-warning, ms-info or ms-error."""
     tab.page.locator(f"#modelsmith_{view}_start").click()
@@ -40,7 +33,7 @@ def write_faulty(app: App, name: str) -> None:
 def test_convert_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     tab.view("convert")
-    pick(tab, DEMO_A)
+    tab.choose("modelsmith_convert_file", DEMO_A)
     radio(tab, "modelsmith_convert_unet", "fp8 e4m3")
     tab.wait_text("modelsmith_convert_plan", "modelsmith-demo-a-fp8_e4m3.safetensors")
     assert "→" in tab.text("modelsmith_convert_plan")
@@ -49,14 +42,14 @@ def test_convert_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
     tab.screenshot("standalone-convert-done")
     made = load_file(app.models / "modelsmith-demo-a-fp8_e4m3.safetensors")
     assert made["model.diffusion_model.middle_block.0.in_layers.2.weight"].dtype == torch.float8_e4m3fn
-    assert any("fp8_e4m3" in name for name in tab.choices("modelsmith_convert_files"))
+    assert any("fp8_e4m3" in name for name in tab.choices("modelsmith_convert_file"))
 
 
 def test_repair_shows_what_is_wrong_and_mends_it(app: App, tab: ModelsmithPage) -> None:
     write_faulty(app, "faulty.safetensors")
     tab.open(app.url)
     tab.view("convert")
-    pick(tab, "faulty.safetensors")
+    tab.choose("modelsmith_convert_file", "faulty.safetensors")
     radio(tab, "modelsmith_convert_action", "Repair")
     tab.wait_text("modelsmith_convert_plan", "Damaged position_ids")
     tab.screenshot("standalone-repair")
@@ -67,7 +60,7 @@ def test_repair_shows_what_is_wrong_and_mends_it(app: App, tab: ModelsmithPage) 
 def test_a_running_conversion_is_cancelled(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     tab.view("convert")
-    pick(tab, "large-a")
+    tab.choose("modelsmith_convert_file", "large-a")
     radio(tab, "modelsmith_convert_unet", "fp32")
     tab.wait_text("modelsmith_convert_plan", "large-a-fp32.safetensors")
     before = {path.name for path in app.models.iterdir()}
@@ -94,7 +87,7 @@ def test_every_action_looks_right(app: App, tab: ModelsmithPage) -> None:
     for query, suffix in (("?__lang=&__theme=light", "light"), ("?__lang=&__theme=dark", "dark")):
         tab.open(app.url + query)
         tab.view("convert")
-        pick(tab, DEMO_B)
+        tab.choose("modelsmith_convert_file", DEMO_B)
         for action, field in shown.items():
             radio(tab, "modelsmith_convert_action", action)
             tab.part(f"modelsmith_convert_{field}").wait_for(state="visible")
@@ -103,7 +96,7 @@ def test_every_action_looks_right(app: App, tab: ModelsmithPage) -> None:
             tab.screenshot(f"standalone-convert-{action.lower()}-{suffix}")
     tab.open(app.url + "?__lang=ja_JP&__theme=light")
     tab.view("convert")
-    pick(tab, DEMO_B)
+    tab.choose("modelsmith_convert_file", DEMO_B)
     tab.wait_text("modelsmith_convert_plan", "作られるもの")
     tab.screenshot("standalone-convert-ja")
     tab.open(app.url + "?__lang=&__theme=light")
@@ -120,7 +113,7 @@ def test_a_vae_is_measured_and_cured(app: App, tab: ModelsmithPage) -> None:
     write_hot_vae(app)
     tab.open(app.url)
     tab.view("vae")
-    tab.choose("modelsmith_vae_file", "sdxl-hot")
+    tab.choose("modelsmith_vae_file", "sdxl-hot.safetensors")
     tab.wait_text("modelsmith_vae_page", "Latent channels")
     tab.wait_text("modelsmith_vae_plan", "What will be measured")
     tab.screenshot("standalone-vae")
@@ -144,7 +137,7 @@ def test_the_vae_view_in_the_dark_and_in_japanese(app: App, tab: ModelsmithPage)
     ):
         tab.open(app.url + query)
         tab.view("vae")
-        tab.choose("modelsmith_vae_file", "sdxl-hot")
+        tab.choose("modelsmith_vae_file", "sdxl-hot.safetensors")
         tab.page.locator("#modelsmith_vae_page .ms-facts").wait_for()
         assert told in start(tab, "vae", "ms-warning")
         tab.page.locator("#modelsmith_vae_action label").nth(2).click()

@@ -34,7 +34,7 @@ def view(host: StandaloneHost) -> ConvertView:
 
 
 def values(**changes: Any) -> list[Any]:
-    form = replace(ConvertForm(files=[DEMO_A]), **changes)
+    form = replace(ConvertForm(file=DEMO_A), **changes)
     return [getattr(form, field.name) for field in fields(ConvertForm)]
 
 
@@ -46,8 +46,7 @@ def start(view: ConvertView, **changes: Any) -> str:
 
 
 def plan(view: ConvertView, **changes: Any) -> str:
-    (html,) = view.show_plan(values(**changes))
-    return re.sub(r"\s+", " ", html)
+    return re.sub(r"\s+", " ", view.show_plan(values(**changes)))
 
 
 def names(host: StandaloneHost) -> set[str]:
@@ -80,10 +79,18 @@ def test_only_the_controls_of_the_action_are_shown(view: ConvertView) -> None:
         assert target["visible"] is (action not in ("Compare", "Verify"))
 
 
-def test_a_folder_stands_for_its_files(host: StandaloneHost) -> None:
+def folder_of(host: StandaloneHost) -> str:
     (folder,) = [label for label in file_choices(host) if label.startswith(FOLDER_PREFIX)]
-    form = ConvertForm(files=[folder, DEMO_A])
-    assert [file.name for file in form.chosen(host)] == [DEMO_A, DEMO_B]
+    return folder
+
+
+def test_a_folder_stands_for_its_files(view: ConvertView, host: StandaloneHost) -> None:
+    folder = folder_of(host)
+    assert [file.name for file in ConvertForm(file=folder).chosen(host)] == [DEMO_A, DEMO_B]
+    assert [file.name for file in ConvertForm(file=folder, only="DEMO b").chosen(host)] == [DEMO_B]
+    assert "no such model file" in plan(view, file=folder, only="nothing")
+    assert "one file at a time" in plan(view, file=folder, action="Parts")
+    assert view.show_only(folder)["visible"] is True and view.show_only(DEMO_A)["visible"] is False
 
 
 def test_the_plan_of_a_conversion_names_sizes_and_place(view: ConvertView, host: StandaloneHost) -> None:
@@ -106,19 +113,19 @@ def test_a_conversion_writes_each_part_in_its_precision(view: ConvertView, host:
 
 
 def test_what_overflows_is_named(view: ConvertView, faulty: Path) -> None:
-    html = start(view, files=[faulty.name], unet="fp16", name="small")
+    html = start(view, file=faulty.name, unet="fp16", name="small")
     assert UNET in html and "1 out of range" in html and "ms-warning" in html
-    clipped = start(view, files=[faulty.name], unet="fp16", clip=True, name="clipped")
+    clipped = start(view, file=faulty.name, unet="fp16", clip=True, name="clipped")
     assert UNET in clipped
     assert float(load_file(str(faulty.with_name("clipped.safetensors")))[UNET].float().max()) == 65504.0
 
 
 def test_repair_shows_the_evidence_and_then_mends(view: ConvertView, faulty: Path, host: StandaloneHost) -> None:
     before = names(host)
-    shown = plan(view, files=[faulty.name], action="Repair")
+    shown = plan(view, file=faulty.name, action="Repair")
     assert "Damaged position_ids" in shown and "before January 2023" in shown
     assert names(host) == before
-    html = start(view, files=[faulty.name], action="Repair")
+    html = start(view, file=faulty.name, action="Repair")
     assert "faulty-repaired.safetensors" in html
     ids = load_file(str(host.models / "faulty-repaired.safetensors"))[IDS]
     assert ids.dtype == torch.int64 and torch.equal(ids, torch.arange(77).reshape(1, 77))
@@ -151,7 +158,7 @@ def test_a_part_of_another_file_is_put_in(
     assert "is not chosen" in plan(view, action="Parts", part_action="put one in")
     for name, value in (("one", 1.0), ("two", 2.0)):
         write_sd1(host.models / f"{name}.safetensors", monkeypatch, value)
-    changes: dict[str, Any] = {"files": ["one.safetensors"], "action": "Parts", "part_action": "put one in"}
+    changes: dict[str, Any] = {"file": "one.safetensors", "action": "Parts", "part_action": "put one in"}
     changes["part_donor"] = "two.safetensors"
     assert "one-with-vae.safetensors" in plan(view, **changes)
     start(view, **changes)
@@ -182,19 +189,19 @@ def test_verifying_names_the_damage(view: ConvertView, host: StandaloneHost) -> 
     tensors = load_file(str(host.models / DEMO_A))
     tensors[UNET].view(-1)[3] = float("nan")
     save_file(tensors, str(host.models / "nan.safetensors"))
-    html = start(view, action="Verify", files=[DEMO_B, "nan.safetensors"])
-    assert "2 files checked, 1 with faults" in html and UNET in html and "1 NaN" in html
+    html = start(view, action="Verify", file=folder_of(host))
+    assert "3 files checked, 1 with faults" in html and UNET in html and "1 NaN" in html
 
 
 def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) -> None:
-    files = [DEMO_A, DEMO_B]
-    shown = plan(view, files=files, unet="bf16", name="new")
+    file = folder_of(host)
+    shown = plan(view, file=file, unet="bf16", name="new")
     assert shown.count("to be written") == 2
     assert not (host.models / "new").exists()
-    assert "2 written, 0 skipped, 0 failed" in start(view, files=files, unet="bf16", name="new")
+    assert "2 written, 0 skipped, 0 failed" in start(view, file=file, unet="bf16", name="new")
     assert {f"new/{DEMO_A}", f"new/{DEMO_B}"} <= names(host)
-    assert "0 written, 2 skipped, 0 failed" in start(view, files=files, unet="bf16", name="new")
-    assert plan(view, files=files, unet="bf16", name="new").count("done before") == 2
+    assert "0 written, 2 skipped, 0 failed" in start(view, file=file, unet="bf16", name="new")
+    assert plan(view, file=file, unet="bf16", name="new").count("done before") == 2
 
 
 @pytest.mark.parametrize(
@@ -202,10 +209,9 @@ def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) ->
     [
         ({"name": "../out"}, "has a path in it"),
         ({"name": "modelsmith-demo-b"}, "exists already"),
-        ({"files": ["nothing-like-it"]}, "unknown model file"),
-        ({"files": [DEMO_A, DEMO_B], "action": "Parts"}, "one file at a time"),
+        ({"file": "nothing-like-it"}, "unknown model file"),
         ({"action": "Parts", "part_action": "change the names"}, "no spelling is chosen"),
-        ({"files": []}, "Choose a file"),
+        ({"file": None}, "Choose a file"),
         ({"action": "Prune", "ema": "use them as the weights"}, "no UNet with EMA"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_vae_comes_out_and_goes_in(view: VaeView, host: StandaloneHost) -> Non
     ],
 )
 def test_what_stands_in_the_way_is_said(view: VaeView, changes: dict[str, Any], told: str) -> None:
-    assert told in view.show_plan(values(**changes))[0]
+    assert told in view.show_plan(values(**changes))
 
 
 def test_a_cancelled_cure_leaves_nothing(view: VaeView, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +180,6 @@ def test_links_lead_from_a_report_to_what_can_be_done(host: StandaloneHost, view
     shown = [update["visible"] for update in links.offer(path.name)]
     assert shown == [True, True, False, True]
     assert [update["visible"] for update in links.offer(None)] == [False] * 4
-    views, action, files = links._convert(path.name, "repair")
-    assert (views["selected"], action["value"], files["value"]) == ("convert", "Repair", [path.name])
+    views, action, file = links._convert(path.name, "repair")
+    assert (views["selected"], action["value"], file["value"]) == ("convert", "Repair", path.name)
     assert links._vae(HOT)[2]["value"] == HOT

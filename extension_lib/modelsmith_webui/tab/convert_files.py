@@ -1,4 +1,4 @@
-"""Choosing several of the host's files, or all of a folder."""
+"""Choosing one of the host's files, or those of a folder."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def groups(files: Sequence[ModelFile]) -> dict[str, list[ModelFile]]:
     return shown
 
 
-def chosen_files(host: Host, labels: Sequence[str]) -> list[ModelFile]:
-    """The files behind labels of the tab, folders opened, each file once. Raises UnknownNameError, UsageError."""
-    found: dict[Path, ModelFile] = {}
-    known = groups(host.model_files()) if any(label.startswith(FOLDER_PREFIX) for label in labels) else {}
-    for label in labels:
-        if label in known:
-            found.update({file.path: file for file in known[label]})
-        elif label.startswith(FOLDER_PREFIX):
-            raise UsageError(f"{label} holds no model files any more", "Choose again")
-        else:
-            file = find_labelled(host, label)
-            found[file.path] = file
-    return list(found.values())
+def chosen_files(host: Host, label: str, only: str = "") -> list[ModelFile]:
+    """The file behind a label of the tab, or those of a folder; of a folder only names that hold each word of ``only``.
+
+    Raises UnknownNameError, UsageError where a folder has no such file.
+    """
+    if not label.startswith(FOLDER_PREFIX):
+        return [find_labelled(host, label)]
+    words = only.lower().split()
+    held = groups(host.model_files()).get(label, [])
+    found = [file for file in held if all(word in file.name.lower() for word in words)]
+    if not found:
+        raise UsageError(f"{label} holds no such model file", "Choose again, or change the words")
+    return found

@@ -40,7 +40,8 @@ _FOLDER_OF_PART = {"unet": "checkpoint", "vae": "vae"}
 class ConvertForm:
     """The fields in the order of the view's ``inputs``; texts are those that the page shows."""
 
-    files: list[str] | str | None = None
+    file: str | None = None
+    only: str = ""
     action: str = "Convert"
     unet: str = "as it is"
     encoders: str = "as it is"
@@ -77,16 +78,9 @@ class ConvertForm:
         """The action's id."""
         return id_of(ACTIONS, self.action)
 
-    @property
-    def labels(self) -> list[str]:
-        """What was chosen; empty for nothing."""
-        if not self.files:
-            return []
-        return [self.files] if isinstance(self.files, str) else list(self.files)
-
     def chosen(self, host: Host) -> list[ModelFile]:
         """The files to work on. Raises UnknownNameError, and UsageError for several where one is wanted."""
-        found = chosen_files(host, self.labels)
+        found = chosen_files(host, self.file, self.only) if self.file else []
         if len(found) > 1 and self.what not in MANY:
             raise UsageError(f"{len(found)} files are chosen, and this is done one file at a time", "Choose one")
         return found

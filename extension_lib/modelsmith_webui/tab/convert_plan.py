@@ -162,7 +162,7 @@ def _compare(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
 
 def other_file(form: ConvertForm, host: Host) -> ModelFile:
     """The file to compare with. Raises UsageError, UnknownNameError."""
-    found = ConvertForm(files=form.other).chosen(host)
+    found = ConvertForm(file=form.other).chosen(host)
     if not found:
         raise UsageError("the file to compare with is not chosen", "Choose it")
     return found[0]

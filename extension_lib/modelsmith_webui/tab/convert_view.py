@@ -10,7 +10,7 @@ import gradio as gr
 from modelsmith.errors import ModelsmithError
 from modelsmith_webui.host import Host, JobControl
 from modelsmith_webui.tab.compat import listen, unsaved
-from modelsmith_webui.tab.convert_files import file_choices
+from modelsmith_webui.tab.convert_files import FOLDER_PREFIX, file_choices
 from modelsmith_webui.tab.convert_form import ConvertForm
 from modelsmith_webui.tab.convert_plan import plan_html
 from modelsmith_webui.tab.convert_run import run
@@ -72,23 +72,20 @@ class ConvertView:
     def _check(self, name: str, label: str, *, value: bool = False) -> None:
         self._add(name, gr.Checkbox(value=value, label=label, elem_id=f"modelsmith_convert_{name}"))
 
-    def _text(self, name: str, label: str, placeholder: str) -> None:
+    def _text(self, name: str, label: str, placeholder: str, *, visible: bool = True) -> None:
         box = gr.Textbox(
-            value="", label=label, placeholder=placeholder, max_lines=1, elem_id=f"modelsmith_convert_{name}"
+            value="",
+            label=label,
+            placeholder=placeholder,
+            max_lines=1,
+            visible=visible,
+            elem_id=f"modelsmith_convert_{name}",
         )
         self._add(name, box)
 
     def _build_choice(self) -> None:
-        self._add(
-            "files",
-            gr.Dropdown(
-                choices=file_choices(self.host),
-                value=[],
-                multiselect=True,
-                label="Files to work on",
-                elem_id="modelsmith_convert_files",
-            ),
-        )
+        self._files("file", "File or folder to work on", file_choices(self.host))
+        self._text("only", "Only files with these words in their names", "empty: all of the folder", visible=False)
         self._radio("action", "What to do", ACTIONS)
         self.about = gr.HTML(self._about("convert"), elem_id="modelsmith_convert_about")
 
@@ -162,15 +159,16 @@ class ConvertView:
 
     @property
     def lists(self) -> list[Any]:
-        return [self.fields[name] for name in ("files", "donor", "part_donor", "other")]
+        return [self.fields[name] for name in ("file", "donor", "part_donor", "other")]
 
     # events
 
     def _connect(self) -> None:
         self.panel.connect(self.inputs, self.lists, self.work, self.offers)
-        self.panel.follow([field.change for field in self.inputs], self.inputs, [self.panel.plan], self.show_plan)
+        self.panel.follow([field.change for field in self.inputs], self.inputs, self.show_plan)
         shown = [self.about, self.panel.start, self.target, *self.groups.values()]
         listen(self.fields["action"].change, self.show_group, [self.fields["action"]], shown)
+        listen(self.fields["file"].change, self.show_only, [self.fields["file"]], [self.fields["only"]])
         part = [self.fields["part_action"]]
         changed = [self.fields[name] for name in ("part", "layout", "part_donor")]
         listen(part[0].change, self.show_part, part, changed)
@@ -194,18 +192,22 @@ class ConvertView:
         writes = gr.update(visible=chosen not in ("compare", "verify"))
         return [self._about(chosen), gr.update(value=START[chosen]), writes, *groups]
 
+    def show_only(self, label: str | None) -> Any:
+        """Words to choose by are for folders."""
+        return gr.update(visible=bool(label) and str(label).startswith(FOLDER_PREFIX))
+
     def show_part(self, action: str) -> list[Any]:
         """Show what the work on parts asks for."""
         work = ConvertForm(part_action=action).part_work
         names = gr.update(visible=work in ("only", "names"))
         return [gr.update(visible=work != "names"), names, gr.update(visible=work == "put")]
 
-    def show_plan(self, values: Values) -> list[Any]:
+    def show_plan(self, values: Values) -> str:
         """What would be done now, or the one thing that stands in the way."""
         try:
-            return [plan_html(ConvertForm.from_values(values), self.host, self.tr)]
+            return plan_html(ConvertForm.from_values(values), self.host, self.tr)
         except (ModelsmithError, OSError) as error:
-            return [failure_html(error)]
+            return failure_html(error)
 
     def work(self, values: Values, control: JobControl) -> str:
         """Do it, inside a job of the host."""

@@ -24,7 +24,7 @@ Values = Sequence[Any]
 class JobPanel:
     """``view`` is the view's name in element ids; the page's script finds the panel by it.
 
-    The handlers get the values of the view's inputs. plan: returns the updates for ``planned``. work: returns the
+    The handlers get the values of the view's inputs. plan: returns the summary as HTML. work: returns the
     result as HTML. after: returns the updates for the lists of files once a job has ended.
     """
 
@@ -65,17 +65,15 @@ class JobPanel:
         listen(self.start.click, job, [self.task, *inputs], [*lists, self.result], js=script, job=True)
         listen(self.stop.click, self.host.interrupt)
 
-    def follow(
-        self, events: Sequence[Any], inputs: Sequence[Any], planned: Sequence[Any], plan: Callable[[Values], list[Any]]
-    ) -> None:
+    def follow(self, events: Sequence[Any], inputs: Sequence[Any], plan: Callable[[Values], str]) -> None:
         """Ask for the plan at every change; an answer that a later one overtook is not shown."""
 
-        def show(ticket: str, *values: Any) -> list[Any]:
-            answer = plan(values)
-            return answer if self.turns.may_show(ticket) else [gr.update() for _ in planned]
+        def show(ticket: str, *values: Any) -> Any:
+            html = plan(values)
+            return html if self.turns.may_show(ticket) else gr.update()
 
         for event in events:
-            listen(event, show, [self.task, *inputs], planned, js=f"modelsmithAsk_{self.view}")
+            listen(event, show, [self.task, *inputs], [self.plan], js=f"modelsmithAsk_{self.view}")
 
     def _run(
         self, work: Callable[[Values, JobControl], str], values: Values, after: Callable[[], list[Any]]

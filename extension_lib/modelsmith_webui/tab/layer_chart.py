@@ -13,6 +13,7 @@ from modelsmith_webui.tab.texts import Texts
 LIMIT = 65504.0
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 760, 190, 52, 12, 18
 _LISTED = 12
+_SCALE = {0: "1", 2: "100", 4: "10,000", 6: "1 M"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def _svg(bars: Sequence[Bar], tr: Texts) -> str:
     shapes: list[str] = []
     for power in range(0, round(top) + 1, 2):
         y = _HEIGHT - _BOTTOM - height(10.0**power)
-        shapes.append(_line(y, "ms-chart-grid") + _label(y, f"{10**power:,}"))
+        shapes.append(_line(y, "ms-chart-grid") + _label(y, _SCALE.get(power, f"1e{power}")))
     step = (_WIDTH - _LEFT) / len(bars)
     for index, bar in enumerate(bars):
         x = _LEFT + index * step

@@ -39,7 +39,7 @@ class ReportLinks:
         """``file`` is the list of the Inspect view, ``views`` the tabs."""
         buttons = [self.row, self.repair, self.prune, self.vae]
         listen(file.change, self.offer, [file], buttons)
-        target = [views, convert.fields["action"], convert.fields["files"]]
+        target = [views, convert.fields["action"], convert.fields["file"]]
         listen(self.repair.click, lambda label: self._convert(label, "repair"), [file], target)
         listen(self.prune.click, lambda label: self._convert(label, "prune"), [file], target)
         listen(self.vae.click, self._vae, [file], [views, vae.fields["action"], vae.fields["file"]])
@@ -54,11 +54,7 @@ class ReportLinks:
         return [gr.update(visible=any(shown)), *(gr.update(visible=one) for one in shown)]
 
     def _convert(self, label: str | None, action: str) -> list[Any]:
-        return [
-            gr.update(selected="convert"),
-            gr.update(value=ACTIONS[action]),
-            gr.update(value=[label] if label else []),
-        ]
+        return [gr.update(selected="convert"), gr.update(value=ACTIONS[action]), gr.update(value=label)]
 
     def _vae(self, label: str | None) -> list[Any]:
         return [gr.update(selected="vae"), gr.update(value=VAE_ACTIONS["measure"]), gr.update(value=label)]

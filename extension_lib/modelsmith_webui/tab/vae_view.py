@@ -114,7 +114,7 @@ class VaeView:
 
     def _connect(self) -> None:
         self.panel.connect(self.inputs, self.lists, self.work, self.offers)
-        self.panel.follow([field.change for field in self.inputs], self.inputs, [self.panel.plan], self.show_plan)
+        self.panel.follow([field.change for field in self.inputs], self.inputs, self.show_plan)
         shown = [self.fields[name] for name in ("checkpoint", "force", "precision", "naming")]
         listen(
             self.fields["action"].change,
@@ -154,15 +154,15 @@ class VaeView:
         except (ModelsmithError, OSError) as error:
             return failure_html(error)
 
-    def show_plan(self, values: Values) -> list[Any]:
+    def show_plan(self, values: Values) -> str:
         """What would be done now, or the one thing that stands in the way."""
         form = VaeForm.from_values(values)
         if not form.file:
-            return [notice("info", self.tr(HINT))]
+            return notice("info", self.tr(HINT))
         try:
-            return [plan_html(form, self.host, self.tr)]
+            return plan_html(form, self.host, self.tr)
         except (ModelsmithError, OSError) as error:
-            return [failure_html(error)]
+            return failure_html(error)
 
     def work(self, values: Values, control: JobControl) -> str:
         """Do it, inside a job of the host."""
