@@ -180,10 +180,10 @@ def test_after_an_exception_in_sampling(webui: Webui, schedule: Any) -> None:
     generate(webui, "sdxl-eps", schedule)
 
 
-def test_alone_rescales_again_after_each_exception(alone: Webui) -> None:
-    for _ in range(2):
-        fail(alone, "sdxl-v-ztsnr")
-    assert alone.txt2img()[0]["lookup_998"] > 4600
+def test_alone_rescales_again_after_an_exception(alone: Webui) -> None:
+    alone.select("sd15")
+    fail(alone, "sdxl-v-ztsnr")
+    assert alone.txt2img()[0]["lookup_998"] > 100 * ZTSNR_998, "rescaled three times; seen: 943882"
 
 
 def test_exception_under_the_hosts_own_option(webui: Webui, alone: Webui, schedule: Any) -> None:
