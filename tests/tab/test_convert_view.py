@@ -155,7 +155,7 @@ def write_sd1(path: Path, monkeypatch: pytest.MonkeyPatch, value: float) -> Path
 def test_a_part_of_another_file_is_put_in(
     view: ConvertView, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "is not chosen" in plan(view, action="Parts", part_action="put one in")
+    assert "Choose the other file" in plan(view, action="Parts", part_action="put one in")
     for name, value in (("one", 1.0), ("two", 2.0)):
         write_sd1(host.models / f"{name}.safetensors", monkeypatch, value)
     changes: dict[str, Any] = {"file": "one.safetensors", "action": "Parts", "part_action": "put one in"}

@@ -95,6 +95,11 @@ def test_only_the_controls_of_the_action_are_shown(view: VaeView) -> None:
     }
 
 
+def test_the_button_speaks_the_users_language(view: VaeView, host: StandaloneHost) -> None:
+    host.chosen_language = "ja_JP"
+    assert view.show_action("Measure")[1]["value"] == "測定"
+
+
 def test_measuring_shows_the_layers_beside_the_limit(view: VaeView, host: StandaloneHost) -> None:
     before = names(host)
     hot, cool = start(view), start(view, file=COOL)
@@ -143,7 +148,7 @@ def test_a_vae_comes_out_and_goes_in(view: VaeView, host: StandaloneHost) -> Non
     ("changes", "told"),
     [
         ({"file": None}, "Choose a VAE"),
-        ({"action": "Put into a checkpoint"}, "is not chosen"),
+        ({"action": "Put into a checkpoint"}, "Choose the checkpoint"),
         ({"action": "Cure for fp16", "name": "a/b"}, "has a path in it"),
         ({"action": "Cure for fp16", "name": "cool"}, "exists already"),
         ({"file": "nothing"}, "unknown model file"),

@@ -85,6 +85,12 @@ class ConvertForm:
             raise UsageError(f"{len(found)} files are chosen, and this is done one file at a time", "Choose one")
         return found
 
+    @property
+    def lacks_a_file(self) -> bool:
+        """Whether the second file, which some actions need, is still to be chosen."""
+        putting = self.what == "parts" and self.part_work == "put" and not self.part_donor
+        return bool(self.file) and (putting or (self.what == "compare" and not self.other))
+
     def precision(self) -> str:
         """As :func:`modelsmith.convert.precision.parse_precision` reads it; empty where all stays as it is."""
         chosen = {"unet": self.unet, "te": self.encoders, "vae": self.vae}

@@ -26,7 +26,7 @@ from modelsmith_webui.tab.convert_words import (
     TOLD,
 )
 from modelsmith_webui.tab.files import all_labels
-from modelsmith_webui.tab.html import text_tag
+from modelsmith_webui.tab.html import notice, text_tag
 from modelsmith_webui.tab.job_panel import JobPanel, Values
 from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.texts import Texts
@@ -48,7 +48,7 @@ class ConvertView:
     def build(self) -> None:
         with gr.Column(elem_id="modelsmith_convert", elem_classes=["ms-job-view"]):
             with gr.Row(elem_classes=["ms-row", "ms-merge-columns"]):
-                with gr.Column(scale=4, min_width=360, elem_id="modelsmith_convert_left"):
+                with gr.Column(scale=3, min_width=320, elem_id="modelsmith_convert_left"):
                     self._build_choice()
                 with gr.Column(scale=5, min_width=420, elem_id="modelsmith_convert_right"):
                     self._build_groups()
@@ -190,7 +190,7 @@ class ConvertView:
         chosen = ConvertForm(action=action).what
         groups = [gr.update(visible=name == chosen) for name in self.groups]
         writes = gr.update(visible=chosen not in ("compare", "verify"))
-        return [self._about(chosen), gr.update(value=START[chosen]), writes, *groups]
+        return [self._about(chosen), gr.update(value=self.tr(START[chosen])), writes, *groups]
 
     def show_only(self, label: str | None) -> Any:
         """Words to choose by are for folders."""
@@ -204,8 +204,11 @@ class ConvertView:
 
     def show_plan(self, values: Values) -> str:
         """What would be done now, or the one thing that stands in the way."""
+        form = ConvertForm.from_values(values)
+        if form.lacks_a_file:
+            return notice("info", self.tr("Choose the other file."))
         try:
-            return plan_html(ConvertForm.from_values(values), self.host, self.tr)
+            return plan_html(form, self.host, self.tr)
         except (ModelsmithError, OSError) as error:
             return failure_html(error)
 

@@ -53,7 +53,7 @@ def _svg(bars: Sequence[Bar], tr: Texts) -> str:
         shapes.append(f"<g>{text_tag('title', told)}{drawn}</g>")
     limit = _HEIGHT - _BOTTOM - height(LIMIT)
     shapes.append(_line(limit, "ms-chart-limit"))
-    shapes.append(f'<text x="{_WIDTH - 4}" y="{limit - 4:.1f}" text-anchor="end" class="ms-chart-word">65,504</text>')
+    shapes.append(_label(limit, "65,504"))
     label = esc(tr("Largest value of each layer, from the first to the last"))
     head = f'<svg class="ms-chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
     return head + "".join(shapes) + "</svg>"

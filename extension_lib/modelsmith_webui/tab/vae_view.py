@@ -142,7 +142,7 @@ class VaeView:
         baking, moving = chosen == "bake", chosen in ("bake", "extract")
         states = (chosen != "measure", baking, baking, moving, chosen == "extract")
         updates = [gr.update(visible=state) for state in states]
-        return [self._about(chosen), gr.update(value=VAE_ACTIONS[chosen]), *updates]
+        return [self._about(chosen), gr.update(value=self.tr(VAE_ACTIONS[chosen])), *updates]
 
     def look(self, label: str | None, said: str | None) -> str:
         """What the chosen VAE is."""
@@ -159,6 +159,8 @@ class VaeView:
         form = VaeForm.from_values(values)
         if not form.file:
             return notice("info", self.tr(HINT))
+        if form.what == "bake" and not form.checkpoint:
+            return notice("info", self.tr("Choose the checkpoint to put it into."))
         try:
             return plan_html(form, self.host, self.tr)
         except (ModelsmithError, OSError) as error:
