@@ -21,7 +21,7 @@ from modelsmith.files.header import read_header
 from modelsmith.files.tensors import TensorSource, open_tensors
 from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions, Written
 from modelsmith.vae import cure
-from modelsmith.vae.calibration import CalibrationOptions
+from modelsmith.vae.calibration import CalibrationOptions, Inputs
 from modelsmith.vae.company import with_company
 from modelsmith.vae.families import Hints, Identity, identify_vae
 from modelsmith.vae.health import FIX_RECORD, Measurement, summarise
@@ -39,7 +39,9 @@ HEADROOMS = (2.0, 1.25)
 """What is tried where the headroom that was asked for changes the output."""
 
 _NATIVE_WIDTH = 64
-"""Up to this many channels a CPU calculates fp16 convolutions in bearable time (512 at 16 x 16 take 1.3 s each)."""
+_NATIVE_SIDE = 64
+"""Up to so many channels, and pixels a side, a CPU calculates fp16 convolutions in bearable time (512 channels at
+16 x 16 take 1.3 s each; 32 channels at 128 x 128 some minutes for the whole proof)."""
 
 
 class NothingToCure(ModelsmithError):
@@ -268,7 +270,7 @@ def _prove(temporary: Path, original: Survey, chosen: _Cure, job: _Job) -> Proof
             "Run this VAE in bf16 or fp32; nothing was written",
         )
     half = run(torch.float16, False, "proving in fp16").make(wide)
-    native = _is_narrow(vae) and _calculates_fp16()
+    native = _is_small(vae, original.calibration.images) and _calculates_fp16()
     own = run(torch.float16, True, "proving in fp16 itself").make(wide) if native else half
     if half.broken or own.broken:
         layers = [layer for layer, peak in half.probe.maxima.items() if math.isinf(peak)]
@@ -284,7 +286,10 @@ def _prove(temporary: Path, original: Survey, chosen: _Cure, job: _Job) -> Proof
     return Proof(fp32, distance(own.results, reference), native, full.probe.maxima, bf16)
 
 
-def _is_narrow(vae: VaeFile) -> bool:
+def _is_small(vae: VaeFile, images: Inputs) -> bool:
+    """Whether the proof may be calculated in fp16 itself. The decoder makes images as large as the encoder's."""
+    if any(side > _NATIVE_SIDE for _, image in images for side in image.shape[2:]):
+        return False
     layout = vae.layout
     widest = max(layout.encoder_mid, layout.decoder_mid, *(level.channels for level in (*layout.down, *layout.up)))
     return widest <= _NATIVE_WIDTH
