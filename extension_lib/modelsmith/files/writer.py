@@ -212,8 +212,9 @@ class StreamingWriter:
         """Write the header, flush, and give the file its name.
 
         metadata: a replacement whose header is no longer than the first, for values known only at the end (hashes of
-        inputs that were read once, here); only with hashing off. check: called with the whole file's temporary path before
-        it gets its name; where it raises, nothing is kept. Raises as OutputFile does.
+        inputs that were read once, here); only with hashing off.
+        check: called with the whole file's temporary path before it gets its name; where it raises, nothing is kept.
+        Raises as OutputFile does.
         """
         header = self._header
         if metadata is not None:
