@@ -55,9 +55,12 @@ def write_large(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     write_header_only(folder / name, {key: ("F16", shape) for key, shape in demo.demo_shapes().items()})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app over a folder that was empty, as a newcomer starts it; two large models are added afterwards."""
+    """The app over a folder that was empty, as a newcomer starts it; two large models are added afterwards.
+
+    One for each file of tests, so that what one writes does not stand in the lists of another.
+    """
     models = tmp_path_factory.mktemp("models")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "extension_lib"), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "modelsmith_webui.standalone", "--models", str(models), "--no-browser"]
