@@ -17,6 +17,14 @@ def radio(tab: ModelsmithPage, elem_id: str, text: str) -> None:
     tab.part(elem_id).locator("label").get_by_text(text, exact=True).first.click()
 
 
+def open_convert(app: App, tab: ModelsmithPage) -> None:
+    """Open the view and let the list of files that it asks for then arrive, before anything is chosen from it."""
+    tab.open(app.url)
+    with tab.page.expect_response(lambda answer: "/queue/" in answer.url or "/run/" in answer.url):
+        tab.view("convert")
+    tab.page.wait_for_timeout(1500)
+
+
 def start(tab: ModelsmithPage, view: str, css: str) -> str:
     """Press the button and wait for the result: ms-done, ms-warning, ms-info or ms-error."""
     tab.page.locator(f"#modelsmith_{view}_start").click()
@@ -31,8 +39,7 @@ def write_faulty(app: App, name: str) -> None:
 
 
 def test_convert_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
-    tab.open(app.url)
-    tab.view("convert")
+    open_convert(app, tab)
     tab.choose("modelsmith_convert_file", DEMO_A)
     radio(tab, "modelsmith_convert_unet", "fp8 e4m3")
     tab.wait_text("modelsmith_convert_plan", "modelsmith-demo-a-fp8_e4m3.safetensors")
@@ -47,8 +54,7 @@ def test_convert_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
 
 def test_repair_shows_what_is_wrong_and_mends_it(app: App, tab: ModelsmithPage) -> None:
     write_faulty(app, "faulty.safetensors")
-    tab.open(app.url)
-    tab.view("convert")
+    open_convert(app, tab)
     tab.choose("modelsmith_convert_file", "faulty.safetensors")
     radio(tab, "modelsmith_convert_action", "Repair")
     tab.wait_text("modelsmith_convert_plan", "Damaged position_ids")
@@ -58,8 +64,7 @@ def test_repair_shows_what_is_wrong_and_mends_it(app: App, tab: ModelsmithPage) 
 
 
 def test_a_running_conversion_is_cancelled(app: App, tab: ModelsmithPage) -> None:
-    tab.open(app.url)
-    tab.view("convert")
+    open_convert(app, tab)
     tab.choose("modelsmith_convert_file", "large-a")
     radio(tab, "modelsmith_convert_unet", "fp32")
     tab.wait_text("modelsmith_convert_plan", "large-a-fp32.safetensors")
