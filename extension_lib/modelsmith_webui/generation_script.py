@@ -49,7 +49,7 @@ def _controls(prefix: str) -> list[Any]:
         ]
     for control in made:
         # A choice for one picture is not the start value of the next session.
-        control.do_not_save_to_config = True
+        setattr(control, "do_not_save_to_config", True)  # noqa: B010 - an attribute of the webui, unknown to gradio
     return made
 
 
