@@ -14,6 +14,7 @@ BlockWeights = str | Mapping[str, float] | Sequence[float]
 
 _NO_FLOATS: Mapping[str, float] = {}
 _NO_WEIGHTS: Mapping[str, BlockWeights] = {}
+_NO_RULES: Mapping[str, str] = {}
 _NO_TEXTS: Mapping[str, str] = {}
 _NO_HASHES: Mapping[Path, str] = {}
 _NO_NAMES: Mapping[Path, str] = {}
@@ -33,6 +34,8 @@ class MergeRequest:
     known_hashes: SHA-256 of inputs by path, as hosts cache them; others are computed while the inputs stream by,
         and then the output's hash is not (its header, which comes first, holds the inputs' hashes).
     names: how the recipe calls the models, by path; else their file names.
+    rules: per parameter id, the text of rules for single tensors, finer than blocks (see ``merge.rules``).
+    finetune: adjustments of detail, contrast and colour after the merge, as text (see ``merge.finetune``).
     """
 
     models: tuple[Path, ...]
@@ -48,6 +51,8 @@ class MergeRequest:
     metadata: Mapping[str, str] = field(default_factory=lambda: _NO_TEXTS)
     known_hashes: Mapping[Path, str] = field(default_factory=lambda: _NO_HASHES)
     names: Mapping[Path, str] = field(default_factory=lambda: _NO_NAMES)
+    rules: Mapping[str, str] = field(default_factory=lambda: _NO_RULES)
+    finetune: str = ""
 
 
 @dataclass(frozen=True, slots=True)
