@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from host.checkpoints import SD1, SD2, SDXL, Recipe, write
-from host.server import Webui, arguments_from_environment, kind_of
+from host.server import Webui, arguments_from_environment, flavour_of, kind_of
 
 RECIPES = (
     Recipe("sd15", SD1),
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="MODELSMITH_WEBUI does not name a webui"))
             continue
         wanted = getattr(getattr(item, "module", None), "WEBUI", None)
-        if wanted is not None and wanted != kind_of(Path(root)):
+        if wanted is not None and flavour_of(Path(root)) not in (wanted if isinstance(wanted, tuple) else (wanted,)):
             item.add_marker(pytest.mark.skip(reason=f"for {wanted} only"))
 
 

@@ -22,21 +22,27 @@ PROBE = Path(__file__).resolve().parent / "probe"
 START_LIMIT = 300.0
 STOP_LIMIT = 20.0
 
-COMMON_ARGUMENTS = ("--api", "--api-server-stop", "--skip-torch-cuda-test", "--no-download-sd-model")
-KIND_ARGUMENTS = {
-    "a1111": ("--skip-prepare-environment", "--use-cpu", "all", "--no-half", "--do-not-download-clip"),
-    "forge": (
-        "--skip-prepare-environment",
-        "--always-cpu",
-        "--unet-in-fp16",
-        "--clip-in-fp16",
-        "--disable-console-progressbars",
-    ),
-    "ldm_forge": (
-        "--skip-prepare-environment",
-        "--always-cpu",
-        "--unet-in-fp16",
-        "--clip-in-fp16",
+COMMON_ARGUMENTS = ("--api", "--api-server-stop", "--skip-torch-cuda-test", "--skip-prepare-environment")
+_FORGE_ARGUMENTS = (
+    "--no-download-sd-model",
+    "--always-cpu",
+    "--unet-in-fp16",
+    "--clip-in-fp16",
+    "--disable-console-progressbars",
+)
+# By flavour.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "a1111": ("--no-download-sd-model", "--use-cpu", "all", "--no-half", "--do-not-download-clip"),
+    "forge": _FORGE_ARGUMENTS,
+    "ldm_forge": _FORGE_ARGUMENTS,
+    "neo": (
+        "--skip-install",
+        "--skip-python-version-check",
+        "--skip-version-check",
+        "--cpu",
+        "--fp16-unet",
+        "--fp16-text-enc",
+        "--no-hashing",
         "--disable-console-progressbars",
     ),
 }
@@ -44,7 +50,11 @@ KIND_ARGUMENTS = {
 # the text encoder gives, which is next to nothing in these checkpoints.
 CONFIG: dict[str, Any] = {"live_previews_enable": False, "emphasis": "No norm", "show_progress_every_n_steps": -1}
 # By itself reForge takes every checkpoint for a text encoder of the same name too, and loads it twice.
-KIND_CONFIG: dict[str, dict[str, Any]] = {"ldm_forge": {"sd_text_encoder": "None"}}
+# Neo asks at the console about a configuration without its mark.
+FLAVOUR_CONFIG: dict[str, dict[str, Any]] = {
+    "ldm_forge": {"sd_text_encoder": "None"},
+    "neo": {"VERSION_UID": "PY313"},
+}
 
 
 class WebuiError(AssertionError):
@@ -64,6 +74,11 @@ def kind_of(root: Path) -> str:
     if not (root / "modules_forge").is_dir():
         return "a1111"
     return "forge" if (root / "backend").is_dir() else "ldm_forge"
+
+
+def flavour_of(root: Path) -> str:
+    """The kind, but "neo" for Neo, whose arguments and settings are others than Forge's."""
+    return "neo" if (root / "modules_forge" / "presets.py").is_file() else kind_of(root)
 
 
 def free_port() -> int:
@@ -101,6 +116,7 @@ class Webui:
 
     def __post_init__(self) -> None:
         self.kind = kind_of(self.root)
+        self.flavour = flavour_of(self.root)
         for name in ("models/Stable-diffusion", "models/VAE", "models/Lora", "extensions"):
             (self.data / name).mkdir(parents=True, exist_ok=True)
 
@@ -123,7 +139,7 @@ class Webui:
     def configure(self, **options: Any) -> None:
         """Write options into config.json of a webui that is not running."""
         path = self.data / "config.json"
-        known = json.loads(path.read_text()) if path.exists() else {**CONFIG, **KIND_CONFIG.get(self.kind, {})}
+        known = json.loads(path.read_text()) if path.exists() else {**CONFIG, **FLAVOUR_CONFIG.get(self.flavour, {})}
         path.write_text(json.dumps({**known, **options}))
 
     # the process
@@ -132,7 +148,7 @@ class Webui:
         """Start and wait until the API answers and, where there are checkpoints, the first one is chosen."""
         if not (self.data / "config.json").exists():
             self.configure()
-        arguments = [*COMMON_ARGUMENTS, *KIND_ARGUMENTS[self.kind], *self.extra]
+        arguments = [*COMMON_ARGUMENTS, *ARGUMENTS[self.flavour], *self.extra]
         arguments += ["--port", str(self.port), "--data-dir", str(self.data)]
         if self.kind == "forge":
             # With a data folder elsewhere, gradio 4 would refuse the page the webui's own scripts.
