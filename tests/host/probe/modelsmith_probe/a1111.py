@@ -6,6 +6,8 @@ from typing import Any
 
 from modelsmith_probe import record
 
+_ORIGINALS: dict[str, Any] = {}
+
 
 def _width(state_dict: Any, name: str, default: int) -> int:
     tensor = state_dict.get(name)
@@ -53,6 +55,44 @@ def _narrow(config: Any, state_dict: Any) -> None:
     width = _width(state_dict, "first_stage_model.encoder.conv_in.weight", 128)
     params.first_stage_config.params.ddconfig.ch = width
     _narrow_text_encoders(params, state_dict)
+
+
+def watch_guidance(script_callbacks: Any) -> None:
+    from modelsmith_probe import guidance
+
+    running: dict[str, Any] = {}
+
+    def remember(params: Any) -> None:
+        running["denoiser"] = params.denoiser
+
+    def answered(params: Any) -> None:
+        count = len(params.x) // 2
+        guidance.answered(params.x[:count], params.x[count:])
+
+    def after(params: Any) -> None:
+        denoiser = running["denoiser"]
+        scale = denoiser.sampler.sampler_extra_args["cond_scale"] * denoiser.cond_scale_miltiplier
+        # Only the denoisers of the webui's own samplers (DDIM, PLMS, UniPC) work with noise.
+        by_timestep = type(denoiser).__name__ == "CFGDenoiserTimesteps"
+        guidance.after_step(params, scale, denoiser.inner_model.inner_model.alphas_cumprod if by_timestep else None)
+
+    script_callbacks.on_cfg_denoiser(remember)
+    script_callbacks.on_cfg_denoised(answered)
+    script_callbacks.on_cfg_after_cfg(after)
+
+
+def foreign_rescale(phi: float) -> None:
+    """Take the webui's guidance as CFG_Rescale_webui does: by replacing the method of the class. 0 puts it back."""
+    from modules import sd_samplers_cfg_denoiser
+
+    denoiser = sd_samplers_cfg_denoiser.CFGDenoiser
+    whole = _ORIGINALS.setdefault("combine_denoised", denoiser.combine_denoised)
+
+    def combine_denoised(self: Any, x_out: Any, conds_list: Any, uncond: Any, cond_scale: float) -> Any:
+        guided, cond = (whole(self, x_out, conds_list, uncond, scale) for scale in (cond_scale, 1.0))
+        return phi * guided * (cond.std() / guided.std()) + (1 - phi) * guided
+
+    denoiser.combine_denoised = combine_denoised if phi else whole
 
 
 def install() -> None:

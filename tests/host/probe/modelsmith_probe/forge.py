@@ -83,6 +83,34 @@ def _watch_unet() -> None:
     KModel.apply_model = apply_model
 
 
+def watch_guidance(script_callbacks: Any) -> None:
+    """Forge always works with the denoised latent, and has no callback between the model's answers and guidance."""
+    from backend.sampling import sampling_function
+
+    from modelsmith_probe import guidance
+
+    running: dict[str, Any] = {}
+    whole = getattr(sampling_function, "modelsmith_probe_whole", None) or sampling_function.calc_cond_uncond_batch
+    sampling_function.modelsmith_probe_whole = whole
+
+    def calc_cond_uncond_batch(model: Any, cond: Any, uncond: Any, *args: Any) -> Any:
+        result = whole(model, cond, uncond, *args)
+        guidance.answered(result[0], result[1] if uncond is not None else None)
+        return result
+
+    def remember(params: Any) -> None:
+        running["denoiser"] = params.denoiser
+
+    def after(params: Any) -> None:
+        denoiser = running["denoiser"]
+        scale = denoiser.p.hr_cfg if denoiser.p.is_hr_pass else denoiser.sampler.sampler_extra_args["cond_scale"]
+        guidance.after_step(params, scale)
+
+    sampling_function.calc_cond_uncond_batch = calc_cond_uncond_batch
+    script_callbacks.on_cfg_denoiser(remember)
+    script_callbacks.on_cfg_after_cfg(after)
+
+
 def install() -> None:
     _match_any_width()
     _narrow_components()

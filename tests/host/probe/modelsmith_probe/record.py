@@ -54,11 +54,21 @@ def install() -> None:
     _host().install()
 
 
+def watch_guidance(script_callbacks: Any) -> None:
+    """What guidance did in each step, where the probe knows how to see that in this webui."""
+    watch = getattr(_host(), "watch_guidance", None)
+    if watch is not None:
+        watch(script_callbacks)
+
+
 def model_loaded(model: Any) -> None:
     add("model_loaded", **_host().describe(model))
 
 
 def sampler_step(params: Any) -> None:
+    from modelsmith_probe import guidance
+
+    guidance.before_step(params)
     sampler = getattr(params.denoiser, "sampler", None)
     add(
         "step",
@@ -91,6 +101,8 @@ def state() -> dict[str, Any]:
 
 
 def add_routes(_demo: Any, app: Any) -> None:
+    from modelsmith_probe import guidance
+
     @app.get("/modelsmith-probe/v1/state")
     def _state() -> Any:
         return state()
@@ -107,6 +119,16 @@ def add_routes(_demo: Any, app: Any) -> None:
     @app.post("/modelsmith-probe/v1/fail")
     def _fail(step: int) -> Any:
         _failure["step"] = step
+        return {}
+
+    @app.post("/modelsmith-probe/v1/prompt")
+    def _prompt(strength: float) -> Any:
+        guidance.set_strength(strength)
+        return {}
+
+    @app.post("/modelsmith-probe/v1/foreign-rescale")
+    def _foreign(phi: float) -> Any:
+        _host().foreign_rescale(phi)
         return {}
 
     @app.get("/modelsmith-probe/v1/routes")

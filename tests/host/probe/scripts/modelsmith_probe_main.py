@@ -15,4 +15,5 @@ from modules import script_callbacks  # noqa: E402
 record.install()
 script_callbacks.on_model_loaded(record.model_loaded)
 script_callbacks.on_cfg_denoiser(record.sampler_step)
+record.watch_guidance(script_callbacks)
 script_callbacks.on_app_started(record.add_routes)
