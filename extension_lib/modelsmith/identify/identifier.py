@@ -20,6 +20,7 @@ from modelsmith.identify.advice import advise
 from modelsmith.identify.draft import Draft
 from modelsmith.identify.health import add_health, ema_of
 from modelsmith.identify.messages import say
+from modelsmith.identify.recipe_file import is_recipe_checkpoint, recipe_report
 from modelsmith.identify.report import Kind, Report
 from modelsmith.identify.split import Parts, split
 from modelsmith.identify.whole import add_auxiliary, add_control, add_encoders, add_model, add_vaes, name_alone
@@ -54,6 +55,8 @@ def near_yaml(path: Path) -> str | None:
 
 def identify_header(header: FileHeader, *, yaml_text: str | None = None) -> Report:
     """Say what a file is from its header; at most a few small tensors are read from the file itself."""
+    if is_recipe_checkpoint(header):
+        return recipe_report(header)
     draft = Draft(header, Parts())
     if is_adapter(header.tensors):
         _adapter(draft)

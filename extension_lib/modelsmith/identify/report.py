@@ -97,6 +97,8 @@ class Report:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     globals: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+    recipe: bool = False
+    """Whether the file is a recipe checkpoint, which holds no weights; the report is of what it makes."""
 
     @property
     def complete(self) -> bool | None:
@@ -139,6 +141,7 @@ class Report:
             "metadata": dict(self.metadata),
             "globals": list(self.globals),
             "forbidden": list(self.forbidden),
+            "recipe": self.recipe,
             "error": self.error,
         }
 
@@ -157,6 +160,8 @@ class Report:
             parts.append(scheme)
         if self.complete is False:
             parts.append("incomplete")
+        if self.recipe:
+            parts.append("recipe")
         return " · ".join(parts)
 
     def _name(self) -> str:

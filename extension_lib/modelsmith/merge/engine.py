@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -86,6 +87,50 @@ def run_merge(
     )
 
 
+class Sink(Protocol):
+    """Where the chunks of a merge go; StreamingWriter is the one that makes a file of them."""
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all chunks."""
+        ...
+
+    def acquire(self) -> Chunk | None:
+        """The next piece to fill; None after the last. Raises Cancelled once ``stop`` was called."""
+        ...
+
+    def submit(self, chunk: Chunk) -> None:
+        """Take a filled piece."""
+        ...
+
+    def stop(self) -> None:
+        """Make every later ``acquire`` raise Cancelled."""
+        ...
+
+
+def merge_into(
+    plan: MergePlan,
+    sink: Sink,
+    progress: Progress | None = None,
+    cancelled: IsCancelled | None = None,
+    threads: int = 0,
+) -> tuple[Notice, ...]:
+    """Compute the jobs of a plan into any sink, with the values that ``run_merge`` writes; no file is made.
+
+    Raises as ``run_merge`` does. Returns what was noticed about the values.
+    """
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_tensors(one.header)) for one in plan.inputs]
+        for one in plan.inputs:
+            one.check_unchanged()
+        run = _Run(plan, sources, sink, {})
+        threads = threads or min(4, (os.cpu_count() or 1) + 1)
+        _work(run, threads, _Reporter(progress, cancelled, sink.data_bytes, time.monotonic()))
+        for source in sources:
+            source.check_unchanged()
+    return run.notices()
+
+
 def _is_single(source: TensorSource) -> bool:
     return len(source.files) == 1
 
@@ -125,7 +170,7 @@ class _Run:
 
     plan: MergePlan
     sources: list[TensorSource]
-    writer: StreamingWriter
+    writer: Sink
     hashes: dict[RangeFile, InputHash]
     errors: list[BaseException] = field(default_factory=list[BaseException])
     done: int = 0

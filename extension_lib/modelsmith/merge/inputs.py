@@ -101,6 +101,10 @@ def open_inputs(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[Merge
 
 def _check_kind(one: MergeInput) -> None:
     kind = one.report.kind
+    if one.report.recipe:
+        raise BadFileError(
+            one.path, f"model {one.letter} is a recipe checkpoint, which holds no weights", "Save it as a file first"
+        )
     if kind in MERGEABLE:
         return
     if kind == "unsafe":

@@ -91,15 +91,17 @@ class MergePlan:
         return build_metadata(self.parts, hashes)
 
 
-def plan_merge(request: MergeRequest) -> MergePlan:
+def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
     """Check a merge and plan it, reading headers only.
 
+    writes: False for a merge into memory, which needs neither the output's folder nor room in it.
     Raises UsageError, UnknownNameError, BadFileError, MergeError (PredictionMixError among them) and NoSpaceError;
     each names what is wrong and what to do.
     """
     method = get_method(request.method)
     method.check_models(len(request.models))
-    _check_output(request)
+    if writes:
+        _check_output(request)
     inputs = open_inputs(request.models, request.names)
     layout = layout_for(inputs[0].report.architecture, inputs[0].header.tensors)
     parameters = method.fill(request.parameters)
@@ -111,7 +113,8 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     parts = RecipeParts(request, inputs, verdict, parameters, builder.given, layout.id, builder.widened)
     metadata = build_metadata(parts, [UNKNOWN_HASH] * len(inputs))
     size = len(build_header([job.entry for job in jobs], metadata)) + sum(job.entry.nbytes for job in jobs)
-    check_space(request.output.parent, size)
+    if writes:
+        check_space(request.output.parent, size)
     return MergePlan(
         request,
         method,
@@ -121,7 +124,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
         parts,
         (*verdict.notices, *builder.notices),
         size,
-        free_bytes(request.output.parent),
+        free_bytes(request.output.parent) if writes else 0,
         _summary(method, inputs, parameters, blocks),
     )
 
