@@ -6,7 +6,7 @@ Each one says what is wrong and what to do about it, names the file or the tenso
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 
 
@@ -20,6 +20,11 @@ class ModelsmithError(Exception):
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy
+        self.said: Callable[[str], tuple[str, str]] | None = None
+
+    def in_language(self, language: str) -> tuple[str, str]:
+        """Message and remedy in a language ("en", "ja"); in English where no table of messages holds them."""
+        return self.said(language) if self.said is not None else (self.message, self.remedy)
 
     def __str__(self) -> str:
         if not self.remedy:

@@ -6,8 +6,19 @@ import pytest
 
 from merge.models import shapes
 from modelsmith.errors import UnknownNameError, UsageError
-from modelsmith.merge.blocks import BASE, LAYOUTS, BlockLayout, layout_for, parse_weights, preset_weights
-from modelsmith.merge.presets import PRESETS, fold_to_sdxl, preset, spread
+from modelsmith.merge.blocks import (
+    BASE,
+    LAYOUTS,
+    PLACEMENTS,
+    PLAIN,
+    BlockLayout,
+    layout_for,
+    parse_weights,
+    place_like,
+    preset_weights,
+    presets_for,
+)
+from modelsmith.merge.presets import BY_GROUP, PRESETS, fold_to_sdxl, preset, spread
 
 
 @pytest.mark.parametrize(
@@ -126,3 +137,46 @@ def test_lists_that_do_not_fit_are_refused(text: str) -> None:
 def test_spread_keeps_both_ends() -> None:
     assert spread((0.0, 1.0, 0.5), 5) == (0.0, 0.5, 1.0, 0.75, 0.5)
     assert spread((0.0, 1.0, 0.5), 1) == (1.0,)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_presets_by_group_fit_the_layouts_that_have_the_groups(layout: BlockLayout) -> None:
+    found = presets_for(layout)
+    assert set(PRESETS) <= set(found) and all(set(weights) <= set(layout.ids) for weights in found.values())
+    groups = {block.id: block.group for block in layout.blocks}
+    outs = {name for name, group in groups.items() if group == "out"} | ({"TIME", "FINAL"} & set(groups))
+    assert found["OUT_FROM_B"] == dict.fromkeys(outs, 1.0) and found["OUT_FROM_A"] == dict.fromkeys(outs, 0.0)
+    parts = {name for name, group in groups.items() if group in ("text", "vae", "base")}
+    assert set(found["NETWORK_ONLY"]) == parts and set(found["PARTS_ONLY"]) == set(groups) - parts
+    assert all(value == 0.0 for name in ("NETWORK_ONLY", "PARTS_ONLY") for value in found[name].values())
+    up = list(found["DEPTH_UP"].values())
+    assert up == sorted(up) and (up[0], up[-1]) == (0.0, 1.0) and next(iter(found["DEPTH_UP"])) in ("IN", "IN00")
+    early, late = found["EARLY_B"], found["LATE_B"]
+    assert all(early[name] + late[name] == 1.0 for name in early)
+    assert ("DOUBLE_B" in found) == any(name.startswith("D0") for name in layout.ids)
+    assert ("REFINERS_B" in found) == ("NR00" in layout.ids)
+
+
+def test_presets_of_stacks_take_that_stack_alone() -> None:
+    flux = preset_weights("DOUBLE_B", LAYOUTS["flux1"])
+    assert flux["D18"] == 1.0 and flux["S00"] == 0.0 and flux["IN"] == 0.0 and "T5" not in flux
+    assert parse_weights("single_b, IN=0.5", LAYOUTS["flux1"])["IN"] == 0.5
+    with pytest.raises(UsageError, match="fits no block"):
+        preset_weights("REFINERS_B", LAYOUTS["sdxl"])
+    assert presets_for(PLAIN).keys() == PRESETS.keys()
+    with pytest.raises(UnknownNameError, match="OUT_FROM_B"):
+        preset_weights("OUT_FROM_BB", LAYOUTS["sdxl"])
+    assert set(BY_GROUP) >= {"OUT_FROM_A", "OUT_FROM_B"}
+
+
+def test_the_embeddings_may_go_where_another_program_has_them() -> None:
+    layout = LAYOUTS["sdxl"]
+    given = {"BASE": 0.25, "IN00": 0.75}
+    assert layout.resolve(place_like(given, layout, "supermerger", 0.5), 0.5)["TIME"] == 0.75
+    assert layout.resolve(place_like(given, layout, "sd-mecha", 0.5), 0.5)["TIME"] == 0.25
+    assert layout.resolve(place_like(given, layout, "Chattiori (SDXL)", 0.5), 0.5)["TIME"] == 0.0
+    sd1 = LAYOUTS["sd1"]
+    assert sd1.resolve(place_like({"OUT11": 0.1}, sd1, "Chattiori (SD1, SD2)", 0.5), 0.5)["TIME"] == 0.1
+    with pytest.raises(UnknownNameError):
+        place_like(given, layout, "nobody", 0.5)
+    assert all(set(moves) <= {"TIME"} for moves in PLACEMENTS.values())

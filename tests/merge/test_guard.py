@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from merge.models import Model, write_model
-from modelsmith.errors import UnknownNameError
+from modelsmith.errors import MergeError, UnknownNameError
 from modelsmith.identify import identify
-from modelsmith.merge.blocks import LAYOUTS
+from modelsmith.merge.blocks import LAYOUTS, preset_weights
 from modelsmith.merge.engine import run_merge
-from modelsmith.merge.guard import InputPrediction, PredictionMixError, Weights, judge
+from modelsmith.merge.guard import InputPrediction, Notice, PredictionMixError, Weights, judge
+from modelsmith.merge.message_table import ERRORS, NOTICES
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.request import MergeRequest
 
@@ -217,3 +219,82 @@ def test_a_weighted_sum_across_types_stops_before_anything_is_written(tmp_path: 
             MergeRequest((), "weighted_sum", Path("o.safetensors"), {"alpha": 0.5}),
         )
     assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_remedies_offer_the_preset_that_works() -> None:
+    for one, other in ((EPS, ZT), (ZT, EPS)):
+        with pytest.raises(PredictionMixError) as caught:
+            judge((one, other), "sum", weights(0.5))
+        preset = caught.value.preset
+        assert preset is not None and preset in caught.value.remedy
+        assert judge((one, other), "sum", weights(0.5, **preset_weights(preset, LAYOUT))).type == "v_prediction"
+    with pytest.raises(PredictionMixError) as caught:
+        judge((EPS, FLOW), "sum", weights(0.5))
+    assert caught.value.preset == "PARTS_ONLY" and "PARTS_ONLY" in caught.value.remedy
+    assert judge((EPS, FLOW), "sum", weights(0.5, **preset_weights("PARTS_ONLY", LAYOUT))).type == "epsilon"
+    with pytest.raises(PredictionMixError) as caught:
+        judge((EPS, V, EPS2), "difference", weights(0.5))
+    assert caught.value.preset == "OUT_FROM_B"
+    assert judge((EPS, V, EPS2), "difference", weights(0.5, **preset_weights("OUT_FROM_B", LAYOUT))).type == (
+        "v_prediction"
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.7])
+def test_a_mix_of_ztsnr_names_blocks_and_a_preset_that_keeps_it(alpha: float) -> None:
+    found = judge((V, ZT), "sum", weights(alpha))
+    told_so = found.notices[0]
+    assert told_so.level == "warning" and told_so.preset in ("OUT_FROM_A", "OUT_FROM_B")
+    assert told_so.preset in told_so.text and "OUT00-OUT08" in told_so.text and "zt" in told_so.text
+    kept = judge((V, ZT), "sum", weights(alpha, **preset_weights(told_so.preset, LAYOUT)))
+    assert kept.notices[0].level == "info" and kept.ztsnr is found.ztsnr
+
+
+def test_unknown_ztsnr_is_said() -> None:
+    unknown = InputPrediction("maybe", "v_prediction", None)
+    found = judge((V, unknown), "sum", weights(0.5))
+    assert "maybe" in found.notices[0].text and "unknown" in found.notices[0].text
+
+
+@pytest.mark.parametrize(
+    ("models", "alpha", "wanted", "level"),
+    [
+        ((V, ZT, V), 1.0, True, "info"),
+        ((V, ZT, V), 0.7, True, "warning"),
+        ((V, ZT, V), 0.3, False, "warning"),
+        ((ZT, V, ZT), 1.0, False, "info"),
+        ((ZT, ZT, V), 1.0, True, None),
+        ((V, ZT, ZT), 1.0, False, None),
+    ],
+)
+def test_add_difference_carries_ztsnr(
+    models: tuple[InputPrediction, ...], alpha: float, wanted: bool, level: str | None
+) -> None:
+    found = judge(models, "difference", weights(alpha))
+    assert found.type == "v_prediction" and found.ztsnr is wanted
+    assert [one.level for one in found.notices] == ([level] if level else [])
+
+
+def test_notices_and_errors_speak_japanese() -> None:
+    mixed = judge((V, ZT), "sum", weights(0.5)).notices[0]
+    assert mixed.said("ja") != mixed.text and mixed.said("en") == mixed.text == mixed.said("fr")
+    assert "OUT00-OUT08" in mixed.said("ja") and "@" not in mixed.said("ja")
+    with pytest.raises(PredictionMixError) as caught:
+        judge((EPS, ZT), "sum", weights(0.5))
+    message, remedy = caught.value.in_language("ja")
+    assert "v予測" in message and "epsilon 予測" in message and "OUT_FROM_B" in remedy
+    assert caught.value.in_language("en") == (caught.value.message, caught.value.remedy)
+    assert Notice("info", "plain").said("ja") == "plain"
+    assert MergeError("one", "two").in_language("ja") == ("one", "two")
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+@pytest.mark.parametrize("name", [*NOTICES, *ERRORS])
+def test_every_sentence_has_both_languages_with_the_same_places(name: str) -> None:
+    pairs = [NOTICES[name]] if name in NOTICES else list(ERRORS[name])
+    for english, japanese in pairs:
+        assert placeholders(english) == placeholders(japanese) and english.isprintable()
+        assert any(ord(letter) > 0x3000 for letter in japanese)

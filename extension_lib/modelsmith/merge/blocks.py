@@ -9,13 +9,13 @@ sd-mecha has them under BASE, which ``TIME=…`` expresses. ``out.*`` follows th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from modelsmith.errors import UnknownNameError, UsageError
-from modelsmith.merge.presets import fold_to_sdxl, preset, spread
+from modelsmith.merge.presets import BY_GROUP, PRESETS, fold_to_sdxl, preset, spread
 
 Group = Literal["base", "in", "middle", "out", "blocks", "text", "vae", "other"]
 BASE = "BASE"
@@ -263,15 +263,90 @@ def weights_from_list(values: Sequence[float], layout: BlockLayout) -> dict[str,
 
 
 def preset_weights(name: str, layout: BlockLayout) -> dict[str, float]:
-    """The weights of a preset in a layout: as they are (26), folded (SDXL), or its curve over a transformer."""
+    """The weights of a preset in a layout: as they are (26), folded (SDXL), or its curve over a transformer.
+
+    Raises UnknownNameError, and UsageError for a preset of groups that the layout lacks.
+    """
+    if name.upper() in BY_GROUP:
+        found = _group_weights(name.upper(), layout)
+        if not found:
+            raise UsageError(
+                f"the preset {name} fits no block of {layout.label}", f"It is for {BY_GROUP[name.upper()]}"
+            )
+        return found
     values = preset(name)
     if layout.id == "sdxl":
         return dict(zip(layout.positional, fold_to_sdxl(values), strict=True))
     if len(layout.positional) == len(values):
         return dict(zip(layout.positional, values, strict=True))
-    inner = [block.id for block in layout.blocks if block.group in ("blocks",)]
-    run = ["IN", *inner, "OUT"] if inner else list(layout.positional)
+    run = _run(layout)
     return {BASE: values[0], **dict(zip(run, spread(values[1:], len(run)), strict=True))}
+
+
+def presets_for(layout: BlockLayout) -> dict[str, dict[str, float]]:
+    """Every preset that a layout can take, as weights by block; blocks not named take the parameter's value."""
+    found = {name: preset_weights(name, layout) for name in PRESETS}
+    return found | {name: weights for name in BY_GROUP if (weights := _group_weights(name, layout))}
+
+
+def _run(layout: BlockLayout) -> list[str]:
+    """The blocks of the network in the order in which a sample passes through them."""
+    groups = ("in", "blocks", "middle", "out") if len(layout.blocks) > 1 else ("base",)
+    names = [block.id for block in layout.blocks if block.group in groups and block.id not in ("IN", "OUT")]
+    ends = {block.id for block in layout.blocks}
+    return [*(["IN"] if "IN" in ends else []), *names, *(["OUT"] if "OUT" in ends else [])]
+
+
+def _group_weights(name: str, layout: BlockLayout) -> dict[str, float]:
+    """The blocks that a preset of ``BY_GROUP`` sets; none where the layout lacks its groups."""
+    groups = {block.id: block.group for block in layout.blocks}
+    if len(groups) == 1:
+        return {}
+    if name in ("OUT_FROM_A", "OUT_FROM_B"):
+        value = float(name == "OUT_FROM_B")
+        return {key: value for key, group in groups.items() if group == "out" or key in ("TIME", "FINAL")}
+    if name in ("PARTS_ONLY", "NETWORK_ONLY"):
+        parts = ("text", "vae", "base")
+        return {key: 0.0 for key, group in groups.items() if (group in parts) == (name == "NETWORK_ONLY")}
+    run = _run(layout)
+    stacks = {"DOUBLE_B": r"D\d", "SINGLE_B": r"S\d", "REFINERS_B": r"[NC]R\d"}
+    if name in stacks:
+        chosen = {key for key in run if re.match(stacks[name], key)}
+        return {key: float(key in chosen) for key in run} if chosen else {}
+    last = max(1, len(run) - 1)
+    curves: Mapping[str, Callable[[float], float]] = {
+        "EARLY_B": lambda t: float(t < 0.5),
+        "LATE_B": lambda t: float(t >= 0.5),
+        "MIDDLE_B": lambda t: float(0.25 <= t <= 0.75),
+        "ENDS_B": lambda t: float(t < 0.25 or t > 0.75),
+        "DEPTH_UP": lambda t: t,
+        "DEPTH_DOWN": lambda t: 1.0 - t,
+    }
+    return {key: curves[name](place / last) for place, key in enumerate(run)}
+
+
+PLACEMENTS: Mapping[str, Mapping[str, str]] = {
+    "supermerger": {},
+    "bbc-mc MBW, sd-meh": {},
+    "sd-mecha": {"TIME": "BASE"},
+    "Chattiori (SD1, SD2)": {"TIME": "OUT11"},
+    "Chattiori (SDXL)": {"TIME": "A"},
+}
+"""Where other programs put ``time_embed`` and ``label_emb``: the block that TIME follows in place of IN00 (what they
+do here without being told), or ``A`` where they leave them as A has them."""
+
+
+def place_like(weights: Mapping[str, float], layout: BlockLayout, program: str, default: float) -> dict[str, float]:
+    """Block weights with the embeddings where another program has them. Raises UnknownNameError."""
+    if program not in PLACEMENTS:
+        raise UnknownNameError("program", program, PLACEMENTS)
+    whole = layout.resolve(weights, default)
+    moved = {
+        name: 0.0 if other == "A" else whole[layout.block(other).id]
+        for name, other in PLACEMENTS[program].items()
+        if name in layout.ids
+    }
+    return {**weights, **moved}
 
 
 def _is_number(text: str) -> bool:

@@ -14,6 +14,8 @@ from typing import Literal
 
 from modelsmith.errors import MergeError, UnknownNameError
 from modelsmith.merge.blocks import BlockLayout
+from modelsmith.merge.messages import Message, say, told
+from modelsmith.merge.presets import OUT_FROM_A, OUT_FROM_B, PARTS_ONLY
 
 Level = Literal["info", "warning"]
 
@@ -26,15 +28,29 @@ CHOICES: Mapping[str, str] = {
 }
 """What a user may choose who wants a merge across prediction types all the same."""
 
-_NAMES = {"epsilon": "epsilon", "v_prediction": "v-prediction", "edm": "EDM", "edm_v_prediction": "EDM v-prediction"}
-
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing that the user should know about a merge."""
+    """One thing that the user should know about a merge.
+
+    text: in English. message: the same for any language, where the table holds it. preset: block weights by name that
+    would do what the user may want, for a button beside the text.
+    """
 
     level: Level
     text: str
+    message: Message | None = None
+    preset: str | None = None
+
+    def said(self, language: str) -> str:
+        """The text in a language ("en", "ja"); in English where the table has no other."""
+        return self.text if self.message is None else self.message.text(language)
+
+
+def notice(level: Level, message_id: str, offer: str | None = None, **params: object) -> Notice:
+    """A notice whose sentence stands in the table of ``merge.messages``. offer: a preset to offer beside it."""
+    message = say(message_id, **params)
+    return Notice(level, message.text(), message, offer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +78,13 @@ class Verdict:
 
 
 class PredictionMixError(MergeError):
-    """A merge across prediction types that gives a model which is neither; ``choices`` allow it all the same."""
+    """A merge across prediction types that gives a model which is neither; ``choices`` allow it all the same.
+
+    preset: block weights by name under which the merge would work, for a button beside the message.
+    """
 
     choices = tuple(CHOICES)
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +129,13 @@ def judge(inputs: Sequence[InputPrediction], effect: str, weights: Weights, choi
         if effect == "difference":
             return _judge_difference(inputs, weights)
         return _judge_sum(inputs, weights, reaches_b=effect == "sum")
-    except PredictionMixError as error:
+    except PredictionMixError:
         if choice is None:
             raise
         place = next((index for index, one in enumerate(inputs) if one.type == choice), 0)
-        text = f"Merged across prediction types by your choice ({CHOICES[choice]}): {error.message}"
-        return Verdict(choice, inputs[place].ztsnr, place, (Notice("warning", text),))
+        other = next(one for one in inputs if one.type != inputs[0].type)
+        text = notice("warning", "by-choice", choice=f"@choice-{choice}", first=inputs[0].name, second=other.name)
+        return Verdict(choice, inputs[place].ztsnr, place, (text,))
 
 
 def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights, *, reaches_b: bool) -> Verdict:
@@ -125,13 +146,9 @@ def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights, *, reaches_b
         return _with_ztsnr(inputs, weights, Verdict(first.type, first.ztsnr, 0))
     if not first.known or not all(one.known for one in others):
         known = next((index for index, one in enumerate(inputs) if one.known), 0)
-        notice = Notice(
-            "warning",
-            "The prediction type of "
-            + ", ".join(one.name for one in inputs if not one.known)
-            + " could not be determined; if it differs, the result will not work",
-        )
-        return Verdict(inputs[known].type, inputs[known].ztsnr, known, (notice,))
+        names = ", ".join(one.name for one in inputs if not one.known)
+        told_so = notice("warning", "prediction-unknown", names=names)
+        return Verdict(inputs[known].type, inputs[known].ztsnr, known, (told_so,))
     other = others[0]
     side = _side(weights)
     if side == 1 and not reaches_b:
@@ -141,29 +158,32 @@ def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights, *, reaches_b
         mixed = [name for name, weight in weights.network().items() if weight != float(side)]
         notices: tuple[Notice, ...] = ()
         if mixed:
-            notices = (
-                Notice(
-                    "warning",
-                    f"Blocks {', '.join(mixed)} mix an epsilon with a v-prediction model; the output blocks are "
-                    f"{chosen.name}'s alone, so that the result is {_name(chosen.type)}",
-                ),
-            )
+            blocks = ", ".join(mixed)
+            notices = (notice("warning", "mixed-blocks", blocks=blocks, name=chosen.name, type=f"@{chosen.type}"),)
         return Verdict(chosen.type, chosen.ztsnr, side, notices)
-    raise PredictionMixError(
-        f"{first.name} is a {_name(first.type)} model and {other.name} a {_name(other.type)} model; "
-        "a mix of their networks predicts neither",
-        _remedy(first, other),
+    raise _mix_error(first, other, reaches_b=reaches_b and len(inputs) == 2)
+
+
+def _mix_error(first: InputPrediction, other: InputPrediction, *, reaches_b: bool) -> PredictionMixError:
+    kinds = {"first_type": f"@{first.type}", "other_type": f"@{other.type}"}
+    if {first.type, other.type} != {"epsilon", "v_prediction"}:
+        error = told(PredictionMixError, "mix-other", first=first.name, other=other.name, **kinds)
+        error.preset = PARTS_ONLY
+        return error
+    v, eps = (first, other) if first.type == "v_prediction" else (other, first)
+    preset = OUT_FROM_B if v is other and reaches_b else OUT_FROM_A
+    error = told(
+        PredictionMixError,
+        "mix-eps-v",
+        first=first.name,
+        other=other.name,
+        eps=eps.name,
+        v=v.name,
+        preset=preset,
+        **kinds,
     )
-
-
-def _remedy(first: InputPrediction, other: InputPrediction) -> str:
-    if {first.type, other.type} == {"epsilon", "v_prediction"}:
-        v, eps = (first, other) if first.type == "v_prediction" else (other, first)
-        return (
-            f"Use add difference with A = {eps.name}, B = {v.name}, C = the epsilon model that {v.name} was made from "
-            f"(alpha 1); or take the blocks OUT, TIME and FINAL from {v.name} alone; text encoder and VAE mix freely"
-        )
-    return "Merge only their text encoders or VAE (weight 0 for all other blocks), or choose models of one type"
+    error.preset = preset
+    return error
 
 
 def _side(weights: Weights) -> int | None:
@@ -176,64 +196,90 @@ def _judge_difference(inputs: Sequence[InputPrediction], weights: Weights) -> Ve
     a, b, c = inputs[0], inputs[1], inputs[2]
     unknown = [one.name for one in inputs if not one.known]
     if unknown and len({one.type for one in inputs if one.known}) > 1:
-        text = f"The prediction type of {', '.join(unknown)} could not be determined; the result is taken to be A's"
-        return Verdict(a.type, a.ztsnr, 0, (Notice("warning", text),))
+        return Verdict(a.type, a.ztsnr, 0, (notice("warning", "difference-unknown", names=", ".join(unknown)),))
     if b.type == c.type or unknown:
-        notices: tuple[Notice, ...] = ()
         if a.type != b.type and not unknown:
-            text = (
-                f"B − C was learned as {_name(b.type)} and is added to a {_name(a.type)} model: it acts fully on "
-                "detail and differently on composition (a difference in epsilon counts less at high noise in a v model)"
-            )
-            notices = (Notice("warning", text),)
-        return Verdict(a.type, a.ztsnr, 0, notices)
+            foreign = notice("warning", "foreign-difference", learned=f"@{b.type}", base=f"@{a.type}")
+            return Verdict(a.type, a.ztsnr, 0, (foreign,))
+        return _carried_ztsnr(inputs, weights)
     side = _side(weights)
+    kinds = {"before": f"@{c.type}", "after": f"@{b.type}"}
     if a.type == c.type and side == 1:
-        return Verdict(b.type, b.ztsnr, 1, _conversion_notices(a, b, weights))
+        return Verdict(b.type, b.ztsnr, 1, _conversion_notices(kinds, weights))
     if a.type == c.type and side == 0:
-        return Verdict(a.type, a.ztsnr, 0, _conversion_notices(a, b, weights))
+        return Verdict(a.type, a.ztsnr, 0, _conversion_notices(kinds, weights))
     if a.type == c.type:
-        raise PredictionMixError(
-            f"B − C turns {_name(c.type)} into {_name(b.type)}, and is added to {a.name} by a part only",
-            "Use alpha 1 for the whole network (or at least the blocks OUT, TIME and FINAL), or a C of B's type",
-        )
-    raise PredictionMixError(
-        f"B − C turns {_name(c.type)} into {_name(b.type)}, but {a.name} is {_name(a.type)}",
-        f"Use a C of B's type ({_name(b.type)}), or an A of C's type ({_name(c.type)})",
-    )
+        error = told(PredictionMixError, "difference-part", a=a.name, preset=OUT_FROM_B, **kinds)
+        error.preset = OUT_FROM_B
+        raise error
+    raise told(PredictionMixError, "difference-base", a=a.name, base=f"@{a.type}", **kinds)
 
 
-def _conversion_notices(a: InputPrediction, b: InputPrediction, weights: Weights) -> tuple[Notice, ...]:
+def _conversion_notices(kinds: Mapping[str, str], weights: Weights) -> tuple[Notice, ...]:
     partial = [name for name, weight in weights.network().items() if weight not in (0.0, 1.0)]
-    notices = [Notice("info", f"B − C carries the change from {_name(a.type)} to {_name(b.type)}")]
+    notices = [notice("info", "carries-type", **kinds)]
     if partial:
-        notices.append(Notice("warning", f"Blocks {', '.join(partial)} take only a part of that change"))
+        notices.append(notice("warning", "partly-carried", OUT_FROM_B, blocks=", ".join(partial)))
     return tuple(notices)
+
+
+def _carried_ztsnr(inputs: Sequence[InputPrediction], weights: Weights) -> Verdict:
+    """Add difference among v models: ZTSNR of A, changed where B − C carries a change of it and A is as C."""
+    a, b, c = inputs[0], inputs[1], inputs[2]
+    unchanged = Verdict(a.type, a.ztsnr, 0)
+    if a.type != "v_prediction" or b.ztsnr == c.ztsnr or None in (b.ztsnr, c.ztsnr) or a.ztsnr != c.ztsnr:
+        return unchanged
+    blocks = _brief(weights.decisive())
+    side = _side(weights)
+    if side is not None:
+        if side == 0:
+            return unchanged
+        told_so = notice("info", "ztsnr-carried", blocks=blocks, **{"with": _with(b.ztsnr)})
+        return Verdict(a.type, b.ztsnr, 0, (told_so,))
+    follows = b if _mean(weights.decisive()) > 0.5 else a
+    preset = OUT_FROM_B if follows is b else OUT_FROM_A
+    told_so = notice(
+        "warning",
+        "ztsnr-partly-carried",
+        preset,
+        **{"blocks": blocks, "name": follows.name, "with": _with(follows.ztsnr), "preset": preset},
+    )
+    return Verdict(a.type, follows.ztsnr, 0, (told_so,))
 
 
 def _with_ztsnr(inputs: Sequence[InputPrediction], weights: Weights, verdict: Verdict) -> Verdict:
     if verdict.type != "v_prediction" or len({one.ztsnr for one in inputs}) == 1:
         return verdict
     decisive = weights.decisive()
-    mean = sum(decisive.values()) / len(decisive) if decisive else 0.0
-    place = 1 if mean > 0.5 and len(inputs) > 1 else 0
+    place = 1 if _mean(decisive) > 0.5 and len(inputs) > 1 else 0
     chosen = inputs[place]
     with_it = [one.name for one in inputs if one.ztsnr]
-    text = (
-        f"Only {', '.join(with_it)} is known to have zero terminal SNR; " if with_it else "Zero terminal SNR differs; "
-    ) + (
-        f"it lives in {_brief(decisive)}. The result follows {chosen.name}, which weighs most there "
-        f"({'with' if chosen.ztsnr else 'without'} ZTSNR). To keep it whole, give those blocks to one model alone"
-    )
-    mixed = any(weight not in (0.0, 1.0) for weight in decisive.values())
-    return Verdict(verdict.type, chosen.ztsnr, place, (Notice("warning" if mixed else "info", text),))
+    if not with_it:
+        unknown = ", ".join(one.name for one in inputs if one.ztsnr is None)
+        params = {"names": unknown, "name": chosen.name, "with": _with(chosen.ztsnr)}
+        return Verdict(verdict.type, chosen.ztsnr, place, (notice("warning", "ztsnr-unknown", **params),))
+    params = {
+        "names": ", ".join(with_it),
+        "blocks": _brief(decisive),
+        "name": chosen.name,
+        "with": _with(chosen.ztsnr),
+    }
+    if all(weight in (0.0, 1.0) for weight in decisive.values()):
+        return Verdict(verdict.type, chosen.ztsnr, place, (notice("info", "ztsnr-kept", **params),))
+    preset = OUT_FROM_B if place == 1 else OUT_FROM_A
+    mixed = notice("warning", "ztsnr-mixed", preset, **{**params, "preset": preset})
+    return Verdict(verdict.type, chosen.ztsnr, place, (mixed,))
+
+
+def _mean(weights: Mapping[str, float]) -> float:
+    return sum(weights.values()) / len(weights) if weights else 0.0
+
+
+def _with(ztsnr: bool | None) -> str:
+    return "@with" if ztsnr else "@without"
 
 
 def _brief(blocks: Mapping[str, float]) -> str:
     names = [name for name in blocks if not name.startswith("OUT")]
     outs = [name for name in blocks if name.startswith("OUT")]
     return ", ".join([f"{outs[0]}-{outs[-1]}" if len(outs) > 1 else "".join(outs), *names]).strip(", ")
-
-
-def _name(kind: str) -> str:
-    return _NAMES.get(kind, kind)

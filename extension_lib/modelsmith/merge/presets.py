@@ -11,6 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 
 from modelsmith.errors import UnknownNameError
 
+OUT_FROM_A = "OUT_FROM_A"
+OUT_FROM_B = "OUT_FROM_B"
+PARTS_ONLY = "PARTS_ONLY"
+NETWORK_ONLY = "NETWORK_ONLY"
+
+BY_GROUP: Mapping[str, str] = {
+    OUT_FROM_A: "OUT, TIME and FINAL from A alone: keeps A's prediction type and ZTSNR; the rest as alpha says",
+    OUT_FROM_B: "OUT, TIME and FINAL from B alone: keeps B's prediction type and ZTSNR; the rest as alpha says",
+    PARTS_ONLY: "text encoders and VAE only: the network stays A's",
+    NETWORK_ONLY: "the network only: text encoders and VAE stay A's",
+    "EARLY_B": "the first half of the blocks from B",
+    "LATE_B": "the second half of the blocks from B",
+    "MIDDLE_B": "the middle half of the blocks from B",
+    "ENDS_B": "the first and the last quarter of the blocks from B",
+    "DEPTH_UP": "rising from A at the first block to B at the last",
+    "DEPTH_DOWN": "falling from B at the first block to A at the last",
+    "DOUBLE_B": "the double-stream blocks from B (FLUX, Chroma)",
+    "SINGLE_B": "the single-stream blocks from B (FLUX, Chroma)",
+    "REFINERS_B": "the refiners from B (Lumina 2, Z-Image)",
+}
+"""Presets that follow the groups of a layout and so fit every architecture that has those groups."""
+
 STEPS = 25
 Curve = Callable[[float], float]
 
@@ -110,7 +132,7 @@ def preset(name: str) -> tuple[float, ...]:
     """The 26 values of a preset. Raises UnknownNameError with the nearest name."""
     found = PRESETS.get(name) or PRESETS.get(name.upper())
     if found is None:
-        raise UnknownNameError("preset", name, PRESETS)
+        raise UnknownNameError("preset", name, (*PRESETS, *BY_GROUP))
     return found
 
 
