@@ -12,6 +12,7 @@ from typing import Any, cast
 from modelsmith.errors import BadFileError
 from modelsmith.files.collection import collection_paused
 from modelsmith.files.header import FileHeader, TensorInfo
+from modelsmith.files.safetensors_columns import read_columns
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the safetensors library sets (``MAX_HEADER_SIZE``)."""
@@ -23,6 +24,8 @@ BITS: Mapping[str, int] = {
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
 """Bits of one element of every dtype that safetensors names; other names are tolerated and not checked."""
+
+Contents = tuple[dict[str, str], dict[str, TensorInfo]]
 
 _DAMAGED = "The file is damaged: download or copy it again"
 _PLAUSIBLE_BYTES = 16_000_000  # beyond this the structure is counted before it is parsed
@@ -42,11 +45,27 @@ def read_safetensors(path: Path) -> FileHeader:
         _check_length(path, size, length)
         text = file.read(length)
     with collection_paused():
-        entries = _parse(path, text)
-        metadata = _take_metadata(path, entries)
-        tensors = _read_entries(path, entries, 8 + length)
-    _check_places(path, tensors, 8 + length, size)
-    return FileHeader(path=path, format="safetensors", size=size, tensors=tensors, metadata=metadata)
+        found = read_usual(text, 8 + length, size) or read_carefully(path, text, 8 + length, size)
+    return FileHeader(path=path, format="safetensors", size=size, tensors=found[1], metadata=found[0])
+
+
+def read_carefully(path: Path, text: bytes, base: int, size: int) -> Contents:
+    """(metadata, tensors), entry by entry, so that a fault is named. Raises BadFileError."""
+    entries = _parse(path, text)
+    metadata = _take_metadata(path, entries)
+    tensors = _read_entries(path, entries, base)
+    _check_places(path, tensors, base, size)
+    return metadata, tensors
+
+
+def read_usual(text: bytes, base: int, size: int) -> Contents | None:
+    """(metadata, tensors) at once where the text is spelled as usual and is sound, else None."""
+    if len(text) > _PLAUSIBLE_BYTES or not hasattr(sys, "set_int_max_str_digits"):
+        return None
+    try:
+        return read_columns(text.decode("utf-8"), base, size, _check_kind)
+    except UnicodeDecodeError:
+        return None
 
 
 def _check_length(path: Path, size: int, length: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from modelsmith.files.header import FileHeader, TensorInfo
 from modelsmith.identify.architectures import ARCHITECTURES, Architecture, Variant
 from modelsmith.identify.messages import Message
-from modelsmith.identify.precision import precision_of, quantization_of
+from modelsmith.identify.precision import bytes_by_dtype, precision_of, quantization_of
 from modelsmith.identify.report import LABELS, Component, Kind, Prediction
 from modelsmith.identify.split import Parts
 from modelsmith.identify.view import View
@@ -34,20 +34,25 @@ class Draft:
     lora_type: str | None = None
     warnings: list[Message] = field(default_factory=list[Message])
     advice: list[Message] = field(default_factory=list[Message])
+    _views: dict[tuple[int, str], View] = field(default_factory=dict[tuple[int, str], View])
 
     def view(self, tensors: Mapping[str, TensorInfo], prefix: str) -> View:
-        """One component of the file, to be asked."""
-        return View(tensors, prefix, self.header, self.parts.markers)
+        """One component of the file, to be asked; the same view again for the same tensors, with what it has learnt."""
+        key = (id(tensors), prefix)  # a view holds its tensors, so the id stays theirs
+        if key not in self._views:
+            self._views[key] = View(tensors, prefix, self.header, self.parts.markers)
+        return self._views[key]
 
     def component(self, name: str, tensors: Mapping[str, TensorInfo], prefix: str = "") -> Component:
         """Measure one part of the file."""
-        quantization = quantization_of(tensors, self.header, prefix)
+        by_bytes = bytes_by_dtype(tensors)
+        quantization = quantization_of(tensors, by_bytes, self.header, prefix)
         return Component(
             name=name,
-            precision=precision_of(tensors, quantization),
+            precision=precision_of(by_bytes, quantization),
             quantization=quantization,
             tensors=len(tensors),
-            bytes=sum(info.nbytes for info in tensors.values()),
+            bytes=sum(by_bytes.values()),
         )
 
 

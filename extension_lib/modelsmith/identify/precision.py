@@ -25,7 +25,16 @@ _MOSTLY = 0.9  # a dtype is a component's own from this share of its bytes; belo
 _PACKED = (("nf4", "nf4"), ("nvfp4", "nvfp4"), ("bnb_fp4", "fp4"), ("svdquant_fp4", "fp4"), ("svdquant_int4", "int4"))
 
 
-def precision_of(tensors: Mapping[str, TensorInfo], quantization: str | None = None) -> str:
+def bytes_by_dtype(tensors: Mapping[str, TensorInfo]) -> Counter[str]:
+    """How many bytes of a component are of each dtype, in the order in which the dtypes are met."""
+    found: dict[str, int] = {}
+    for info in tensors.values():
+        dtype = info[0]
+        found[dtype] = found.get(dtype, 0) + info[3]
+    return Counter(found)
+
+
+def precision_of(by_bytes: Counter[str], quantization: str | None = None) -> str:
     """The dtype of most bytes, ``mixed`` where none has nine tenths, whole numbers left out where there is else.
 
     Where a scheme packs values into bytes, the bytes' dtype says nothing and the scheme's own is given.
@@ -33,9 +42,6 @@ def precision_of(tensors: Mapping[str, TensorInfo], quantization: str | None = N
     for scheme, name in _PACKED if quantization is not None else ():
         if scheme in (quantization or ""):
             return name
-    by_bytes: Counter[str] = Counter()
-    for info in tensors.values():
-        by_bytes[info.dtype] += info.nbytes
     floats = Counter({dtype: count for dtype, count in by_bytes.items() if dtype not in _WHOLE})
     if not floats:
         return _NAMES.get(next(iter(by_bytes)), next(iter(by_bytes)).lower()) if by_bytes else "none"
@@ -46,11 +52,13 @@ def precision_of(tensors: Mapping[str, TensorInfo], quantization: str | None = N
     return _NAMES.get(dtype, dtype.lower())
 
 
-def quantization_of(tensors: Mapping[str, TensorInfo], header: FileHeader | None, prefix: str) -> str | None:
+def quantization_of(
+    tensors: Mapping[str, TensorInfo], by_bytes: Counter[str], header: FileHeader | None, prefix: str
+) -> str | None:
     """The scheme a component is packed by, None for plain dtypes. Signatures as their writers leave them."""
     if header is not None and header.format == "gguf":
-        return _gguf(tensors)
-    dtypes = {info.dtype for info in tensors.values()}
+        return _gguf(by_bytes)
+    dtypes = by_bytes.keys()
     if not dtypes & {"U8", "I8", "I32", "F4"} and not dtypes & _FP8:
         return None
     endings = _endings(tensors)
@@ -67,9 +75,6 @@ def quantization_of(tensors: Mapping[str, TensorInfo], header: FileHeader | None
     guessed = _by_scales(tensors, endings)
     if guessed is not None:
         return guessed
-    by_bytes: Counter[str] = Counter()
-    for info in tensors.values():
-        by_bytes[info.dtype] += info.nbytes
     fp8 = [(count, dtype) for dtype, count in by_bytes.items() if dtype in _FP8]
     if fp8 and sum(count for count, _ in fp8) * 2 > sum(by_bytes.values()):
         return _NAMES[max(fp8)[1]]
@@ -80,10 +85,7 @@ def _endings(tensors: Mapping[str, TensorInfo]) -> set[str]:
     return {name.rpartition(".")[2] for name in tensors}
 
 
-def _gguf(tensors: Mapping[str, TensorInfo]) -> str | None:
-    by_bytes: Counter[str] = Counter()
-    for info in tensors.values():
-        by_bytes[info.dtype] += info.nbytes
+def _gguf(by_bytes: Counter[str]) -> str | None:
     packed = Counter({dtype: count for dtype, count in by_bytes.items() if dtype in QUANTIZED})
     return f"gguf_{packed.most_common(1)[0][0].lower()}" if packed else None
 

@@ -53,11 +53,11 @@ def split(tensors: Mapping[str, TensorInfo]) -> Parts:
     """Sort every tensor into its component. One pass over the names, then the prefix of the rest is found."""
     parts = Parts()
     parts.markers = _markers(tensors)
-    model = parts.model
+    model = {name[22:]: info for name, info in tensors.items() if name.startswith("model.diffusion_model.")}
+    parts.model = model
     heads: dict[str, Tensors] = {}
     for name, info in tensors.items():
         if name.startswith("model.diffusion_model."):
-            model[name[22:]] = info
             continue
         head = name.partition(".")[0]
         group = heads.get(head)
@@ -120,16 +120,17 @@ def _take_encoders(parts: Parts, head: str, group: Tensors) -> Tensors:
     """Sort encoders by what stands before their names; what has no such prefix is left."""
     depth = _DEPTHS.get(head, 1)
     left: Tensors = {}
+    prefix = "\0"  # the one before, since the names of one encoder follow each other in most files
+    encoder: Tensors = {}
     for name, info in group.items():
-        pieces = name.split(".", depth)
-        if len(pieces) <= depth:
-            left[name] = info
-            continue
-        prefix = name[: len(name) - len(pieces[depth])]
-        encoder = parts.encoders.get(prefix)
-        if encoder is None:
-            encoder = parts.encoders[prefix] = {}
-        encoder[pieces[depth]] = info
+        if not name.startswith(prefix):
+            pieces = name.split(".", depth)
+            if len(pieces) <= depth:
+                left[name] = info
+                continue
+            prefix = name[: len(name) - len(pieces[depth])]
+            encoder = parts.encoders.setdefault(prefix, {})
+        encoder[name[len(prefix) :]] = info
     return left
 
 

@@ -48,12 +48,17 @@ class View:
     def has(self, name: str) -> bool:
         return name in self.tensors or (name.endswith(".weight") and name[:-6] + "qweight" in self.tensors)
 
+    @property
+    def heads(self) -> frozenset[str]:
+        """The first part of every name."""
+        if self._heads is None:
+            self._heads = frozenset([name.partition(".")[0] for name in self.tensors])
+        return self._heads
+
     def has_stem(self, stem: str) -> bool:
         """Whether a name begins with ``stem``, which has at most two parts and no dot at its end."""
         if "." not in stem:
-            if self._heads is None:
-                self._heads = frozenset([name.partition(".")[0] for name in self.tensors])
-            return stem in self._heads
+            return stem in self.heads
         if self._stems is None:
             stems: set[str] = set()
             for name in self.tensors:

@@ -35,9 +35,9 @@ def add_control(draft: Draft) -> bool:
     parts = draft.parts
     if parts.control:
         tensors, prefix = parts.control, parts.control_prefix
-    elif not _CONTROL_HEADS.isdisjoint({name.partition(".")[0] for name in parts.model}):
+    elif not _CONTROL_HEADS.isdisjoint(draft.view(parts.model, parts.model_prefix).heads):
         tensors, prefix = parts.model, parts.model_prefix
-    elif not _CONTROL_HEADS.isdisjoint({name.partition(".")[0] for name in parts.rest}):
+    elif not _CONTROL_HEADS.isdisjoint(draft.view(parts.rest, "").heads):
         tensors, prefix = parts.rest, ""
     else:
         return False
