@@ -189,8 +189,17 @@ def test_memory_does_not_grow_with_one_huge_tensor(tmp_path: Path, megabytes: in
     assert torch.allclose(load_file(paths[2])[key].float(), expected.float(), rtol=2e-3, atol=1e-6)
 
 
-def test_progress_moves_while_it_works(tmp_path: Path, abc: tuple[Path, Path, Path]) -> None:
+def test_progress_moves_while_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abc: tuple[Path, Path, Path]
+) -> None:
     seen: list[MergeProgress] = []
+    fill = engine_module._fill  # pyright: ignore[reportPrivateUsage]
+
+    def slow(*given: object) -> None:
+        time.sleep(0.002)
+        fill(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "_fill", slow)
     run_merge(
         plan_merge(MergeRequest(abc[:2], "weighted_sum", tmp_path / "o.safetensors", {"alpha": 0.3})),
         seen.append,

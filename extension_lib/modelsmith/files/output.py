@@ -28,14 +28,19 @@ except ImportError:  # Windows: an open file cannot be removed there, which serv
 ALIGNMENT = 4096
 """Direct I/O wants offsets, lengths and addresses that are multiples of the block size; 4 KiB suits every disk."""
 
+_LARGE_PAGE = 2 << 20
 _TEMPORARY = re.compile(r"^\..+\.modelsmith-\d+\.tmp$", re.DOTALL)
 _REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT}) if hasattr(errno, "EDQUOT") else frozenset({errno.ENOSPC})
 
 
 def aligned_buffer(size: int) -> memoryview:
-    """Page-aligned anonymous memory of ``size`` bytes, as direct I/O needs it."""
-    return memoryview(mmap.mmap(-1, max(size, ALIGNMENT)))[:size]
+    """Page-aligned anonymous memory of ``size`` bytes, as direct I/O needs it; of large pages where there are any."""
+    memory = mmap.mmap(-1, max(size, ALIGNMENT))
+    if size >= _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)[:size]
 
 
 def clear_leftovers(folder: Path) -> tuple[Path, ...]:

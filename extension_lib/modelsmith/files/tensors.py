@@ -6,6 +6,7 @@ error that can be reported, where a mapping would end the whole process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ from modelsmith.files.header import FileHeader, TensorInfo
 
 if TYPE_CHECKING:
     import torch
+
+_ADVISE = getattr(os, "posix_fadvise", None)
+_AHEAD = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,9 @@ class RangeFile:
         except OSError as error:
             raise BadFileError(path, f"it cannot be opened ({error.strerror})", "Check its permissions") from error
         self._guard = threading.Lock()
-        advise = getattr(os, "posix_fadvise", None)
-        if advise is not None:
-            advise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._told = 0
+        if _ADVISE is not None:
+            _ADVISE(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises BadFileError where the file ends too early or the disk fails."""
@@ -80,11 +84,16 @@ class RangeFile:
         view[: len(data)] = data
         return len(data)
 
-    def advise(self, offset: int, length: int) -> None:
-        """Tell the system that a range is wanted soon; nothing happens where it knows no such call."""
-        advise = getattr(os, "posix_fadvise", None)
-        if advise is not None and length > 0:
-            advise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+    def read_ahead(self, end: int) -> None:
+        """Tell the system, where it can be told, that reading goes on from ``end``; call it before each read.
+
+        Several threads read one file in turn, which the system does not see as reading from front to end.
+        """
+        if _ADVISE is not None and end + _AHEAD // 2 > self._told:
+            first = max(self._told, end)
+            self._told = end + _AHEAD
+            with contextlib.suppress(OSError):  # advice only: a pipe or an odd file system takes none
+                _ADVISE(self._descriptor, first, self._told - first, os.POSIX_FADV_WILLNEED)
 
     def check_unchanged(self) -> None:
         """Raise BadFileError where the file was replaced or written to since it was opened."""

@@ -23,9 +23,9 @@ from modelsmith.files.dtypes import count, dtype, torch_dtype
 from modelsmith.files.tensors import RangeFile, TensorSource, open_tensors
 from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions
 from modelsmith.merge.guard import Notice
-from modelsmith.merge.kernels import Kernel, all_finite, copy_values
+from modelsmith.merge.kernels import Kernel, all_finite, copy_values, keep_memory
 from modelsmith.merge.plan import MergePlan, TensorJob
-from modelsmith.merge.reading import ChunkReader, InputHash, Segment, Segments
+from modelsmith.merge.reading import ChunkReader, Group, InputHash, Segment, Segments
 from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
 from modelsmith.merge.request import EngineOptions, MergeProgress, MergeResult
 
@@ -50,13 +50,14 @@ def run_merge(
     options = options or EngineOptions()
     known = plan.hashes()
     streamed = UNKNOWN_HASH in known
+    keep_memory()
     threads = options.threads or min(4, (os.cpu_count() or 1) + 1)
     writing = WriterOptions(
         overwrite=plan.request.overwrite,
         direct=options.direct,
         hashing=not streamed,
         chunk_bytes=options.chunk_bytes,
-        buffers=threads + 2,
+        buffers=threads + 4,
     )
     with ExitStack() as stack:
         sources = [stack.enter_context(open_tensors(one.header)) for one in plan.inputs]
@@ -258,35 +259,37 @@ def _worker(run: _Run, ready: threading.Barrier) -> None:
 
 
 def _fill(run: _Run, kernel: Kernel, reader: ChunkReader, chunk: Chunk) -> None:
-    segments = run.segments.of(chunk.start, len(chunk.view))
-    operands = reader.read(segments, chunk.index)
-    for segment, tensors in zip(segments, operands, strict=True):
-        kind = torch_dtype(segment.job.entry.dtype)
-        output = torch.frombuffer(chunk.view, dtype=kind, count=segment.length, offset=segment.offset)
-        job = segment.job
-        if job.action == "copy":
-            copy_values(tensors[0], output)
-        elif job.action == "elements":
-            kernel.elements(tensors, output, job.entry.dtype, job.parameters)
+    for group in reader.read(run.segments.of(chunk.start, len(chunk.view)), chunk.index):
+        job = group.job
+        kind = torch_dtype(job.entry.dtype)
+        output = torch.frombuffer(chunk.view, dtype=kind, count=group.length, offset=group.offset)
+        if job.action == "elements":
+            finite = kernel.elements(group.operands, output, job.entry.dtype, job.parameters)
         else:
-            whole = run.wholes.take(segment, kernel)
-            copy_values(whole.reshape(-1)[segment.first : segment.first + segment.length], output)
-        if not all_finite(output):
-            _explain(run, segment, tensors)
+            values = group.operands[0] if job.action == "copy" else run.wholes.take(group.segments[0], kernel)
+            finite = copy_values(values, output)
+        if not finite:
+            _explain(run, group, output)
 
 
-def _explain(run: _Run, segment: Segment, tensors: list[Tensor]) -> None:
+def _explain(run: _Run, group: Group, output: Tensor) -> None:
     """Find out which input brought a NaN or an infinity into the result, or whether the result overflowed."""
-    key = segment.job.entry.name
-    culprits = [
-        operand for operand, tensor in zip(segment.job.operands, tensors, strict=False) if not all_finite(tensor)
-    ]
+    first = 0
+    for part in group.split():
+        values = output[first : first + part.length]
+        first += part.length
+        if not all_finite(values):
+            _explain_one(run, part.job, part.operands)
+
+
+def _explain_one(run: _Run, job: TensorJob, tensors: list[Tensor]) -> None:
+    culprits = [operand for operand, tensor in zip(job.operands, tensors, strict=False) if not all_finite(tensor)]
     if not tensors:
-        culprits = [op for op in segment.job.operands if not all_finite(run.sources[op.model].load(op.name))]
+        culprits = [op for op in job.operands if not all_finite(run.sources[op.model].load(op.name))]
     for operand in culprits:
         run.note(str(run.plan.inputs[operand.model].path), operand.name, "has values that are NaN or infinite")
     if not culprits:
-        run.note("the result", key, f"has values too large for {dtype(segment.job.entry.dtype).label}")
+        run.note("the result", job.entry.name, f"has values too large for {dtype(job.entry.dtype).label}")
 
 
 class _Wholes:
@@ -301,7 +304,7 @@ class _Wholes:
         self._used: dict[str, int] = {}
 
     def take(self, segment: Segment, kernel: Kernel) -> Tensor:
-        """The whole tensor of a segment's job."""
+        """The segment's values of its job's tensor, flat."""
         name = segment.job.entry.name
         with self._guard:
             lock = self._locks.setdefault(name, threading.Lock())
@@ -315,7 +318,7 @@ class _Wholes:
             self._used[name] = self._used.get(name, 0) + segment.length
             if self._used[name] == count(segment.job.entry.shape):
                 del self._ready[name], self._used[name]
-        return result
+        return result.reshape(-1)[segment.first : segment.first + segment.length]
 
     def _compute(self, job: TensorJob, kernel: Kernel) -> Tensor:
         tensors = [self._run.sources[operand.model].load(operand.name) for operand in job.operands]

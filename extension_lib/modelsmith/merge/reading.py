@@ -59,6 +59,42 @@ class _Read:
     place: int
 
 
+@dataclass(slots=True)
+class Group:
+    """Neighbouring segments that are one piece of work: equal types and parameters, and operands that lie together.
+
+    operands: one-dimensional, each with the values of all segments; empty where the job reads by itself.
+    """
+
+    segments: list[Segment]
+    operands: list[Tensor]
+
+    @property
+    def job(self) -> TensorJob:
+        """The first segment's job, whose types and parameters are those of all."""
+        return self.segments[0].job
+
+    @property
+    def offset(self) -> int:
+        """Where the group begins, in bytes of the chunk."""
+        return self.segments[0].offset
+
+    @property
+    def length(self) -> int:
+        """Values in all segments."""
+        return sum(segment.length for segment in self.segments)
+
+    def split(self) -> list[Group]:
+        """One group for each segment."""
+        parts: list[Group] = []
+        first = 0
+        for segment in self.segments:
+            operands = [operand[first : first + segment.length] for operand in self.operands]
+            parts.append(Group([segment], operands))
+            first += segment.length
+        return parts
+
+
 class ChunkReader:
     """Reads the operands of segments for one thread."""
 
@@ -67,8 +103,8 @@ class ChunkReader:
         self._hashes = hashes
         self._arena = aligned_buffer(4096)
 
-    def read(self, segments: Sequence[Segment], turn: int) -> list[list[Tensor]]:
-        """The operands of each segment as one-dimensional tensors; they are valid until the next call.
+    def read(self, segments: Sequence[Segment], turn: int) -> list[Group]:
+        """The operands of all segments, in groups; they are valid until the next call.
 
         turn: number of the chunk; inputs that are hashed take their bytes in this order.
         """
@@ -84,14 +120,29 @@ class ChunkReader:
         if len(self._arena) < end:
             self._arena = aligned_buffer(end + (-end % (1 << 20)))
         for read in reads:
+            read.file.read_ahead(read.offset + read.length)
             read.file.read_into(self._arena[read.place : read.place + read.length], read.offset)
         self._hash(reads, turn)
-        return [
-            [self._view(places, number, slot, segment) for slot in range(len(segment.job.operands))]
-            if segment.job.action in ("copy", "elements")
-            else []
-            for number, segment in enumerate(segments)
-        ]
+        return [self._group(segments, numbers, places) for numbers in _together(segments, places)]
+
+    def _group(
+        self, segments: Sequence[Segment], numbers: Sequence[int], places: Mapping[tuple[int, int], int]
+    ) -> Group:
+        """The segments with these numbers; several only where all their operands stream."""
+        chosen = [segments[number] for number in numbers]
+        job = chosen[0].job
+        group = Group(chosen, [])
+        if job.action in ("copy", "elements"):
+            for slot, operand in enumerate(job.operands):
+                place = places.get((numbers[0], slot))
+                if place is None:
+                    source = self._sources[operand.model]
+                    found = source.load_flat(operand.name, chosen[0].first, chosen[0].length)
+                else:
+                    kind = torch_dtype(operand.info.dtype)
+                    found = torch.frombuffer(self._arena, dtype=kind, count=group.length, offset=place)
+                group.operands.append(found)
+        return group
 
     def _place(self, reads: list[_Read], segment: Segment, operand: Operand, end: int) -> int:
         """Add a read, or lengthen the last one where the bytes follow it; return the new end of the arena."""
@@ -107,13 +158,6 @@ class ChunkReader:
         reads.append(_Read(file, offset, length, place))
         return place + length
 
-    def _view(self, places: Mapping[tuple[int, int], int], number: int, slot: int, segment: Segment) -> Tensor:
-        operand = segment.job.operands[slot]
-        if (number, slot) not in places:
-            return self._sources[operand.model].load_flat(operand.name, segment.first, segment.length)
-        kind = torch_dtype(operand.info.dtype)
-        return torch.frombuffer(self._arena, dtype=kind, count=segment.length, offset=places[number, slot])
-
     def _hash(self, reads: Sequence[_Read], turn: int) -> None:
         for file, digest in self._hashes.items():
             pieces = [
@@ -124,6 +168,31 @@ class ChunkReader:
 
 def _width(operand: Operand) -> int:
     return dtype(operand.info.dtype).itemsize
+
+
+def _together(segments: Sequence[Segment], places: Mapping[tuple[int, int], int]) -> list[list[int]]:
+    """Numbers of segments that make a group each. Models of one origin have their tensors in one order, so that most
+    chunks are a single group; without this, many small tensors would cost more to start on than to compute."""
+    groups: list[list[int]] = []
+    for number, segment in enumerate(segments):
+        if number and _follows(segments[number - 1], segment, number, places):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+def _follows(before: Segment, segment: Segment, number: int, places: Mapping[tuple[int, int], int]) -> bool:
+    one, two = before.job, segment.job
+    if one.action != two.action or two.action not in ("copy", "elements") or one.entry.dtype != two.entry.dtype:
+        return False
+    if len(one.operands) != len(two.operands) or one.parameters != two.parameters:
+        return False
+    for slot, (left, right) in enumerate(zip(one.operands, two.operands, strict=True)):
+        last, place = places.get((number - 1, slot)), places.get((number, slot))
+        if last is None or place != last + before.length * _width(left) or left.info.dtype != right.info.dtype:
+            return False
+    return True
 
 
 def streams(job: TensorJob, operand: Operand) -> bool:
