@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass
 
 import torch
 
-from modelsmith.convert.nodes import Node
 from modelsmith.files.dtypes import dtype, torch_dtype
 
 FP8_LIMIT = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 """Largest finite values (Micikevicius et al. 2022, arXiv:2209.05433, table 1)."""
 
-_OVERFLOW = {"F16": 65520.0, "BF16": 2.0**128 - 2.0**119, "F8_E4M3": 464.0, "F8_E5M2": 61440.0}
+OVERFLOW = {"F16": 65520.0, "BF16": 2.0**128 - 2.0**119, "F8_E4M3": 464.0, "F8_E5M2": 61440.0}
 """The largest finite value and half a step: what reaches this is not rounded any more but lost."""
 
 TILE = 1 << 18
@@ -56,10 +56,10 @@ class LossBook:
 
     def add(self, name: str, loss: Loss) -> None:
         """Add the loss of one piece of a tensor."""
-        if loss == _NOTHING:
+        if loss == NOTHING:
             return
         with self._guard:
-            self._losses[name] = self._losses.get(name, _NOTHING).joined(loss)
+            self._losses[name] = self._losses.get(name, NOTHING).joined(loss)
 
     def losses(self) -> dict[str, Loss]:
         """What was lost, by the name of the tensor; only those that lost something."""
@@ -67,31 +67,8 @@ class LossBook:
             return dict(sorted(self._losses.items()))
 
 
-_NOTHING = Loss()
-
-
-class Cast:
-    """A node in another floating type.
-
-    Values are rounded once, to the nearest, ties to even, as torch's ``to`` does from float32.
-    """
-
-    def __init__(self, inner: Node, kind: str, book: LossBook, name: str, clip: bool = False) -> None:
-        self._inner = inner
-        self._book = book
-        self._name = name
-        self._clip = clip
-        self.dtype = kind
-        self.shape = inner.shape
-
-    def read(self, first: int, elements: int) -> torch.Tensor:
-        out = torch.empty(elements, dtype=torch_dtype(self.dtype))
-        for begin in range(0, elements, TILE):
-            end = min(begin + TILE, elements)
-            rounded, loss = cast(self._inner.read(first + begin, end - begin), self.dtype, clip=self._clip)
-            out[begin:end] = rounded
-            self._book.add(self._name, loss)
-        return out
+NOTHING = Loss()
+"""What a lossless change costs."""
 
 
 def cast(values: torch.Tensor, kind: str, *, clip: bool = False) -> tuple[torch.Tensor, Loss]:
@@ -100,20 +77,20 @@ def cast(values: torch.Tensor, kind: str, *, clip: bool = False) -> tuple[torch.
     fp8 has no room above its largest value (e4m3 not even infinity), so values beyond it take that value there; in
     fp16 they become infinite as in torch, unless ``clip``.
     """
-    wide = decode_fp8(values) if values.dtype in _fp8_types() else values
+    wide = decode_fp8(values) if values.dtype in fp8_types() else values
     target = torch_dtype(kind)
     if not wide.numel():
-        return wide.to(target), _NOTHING
+        return wide.to(target), NOTHING
     low, high = (float(side) for side in torch.aminmax(wide))
-    loss = _NOTHING
+    loss = NOTHING
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
         loss = Loss(nan=int(torch.isnan(wide).sum()), infinite=int(torch.isinf(wide).sum()))
-    if dtype(kind).significand >= _significand(wide) and kind != "F16":
+    if dtype(kind).significand >= significand(wide) and kind != "F16":
         return wide.to(target), loss
     source = _exactly_float(wide)
     limit = FP8_LIMIT.get(kind) or float(torch.finfo(target).max)
     narrow = dtype(kind).bits == 8
-    beyond = loss != _NOTHING or max(-low, high) > limit
+    beyond = loss != NOTHING or max(-low, high) > limit
     bounded = source.clamp(-limit, limit) if beyond and (clip or narrow) else source
     if beyond and narrow:
         bounded = torch.where(torch.isinf(source), source.sign() * limit, bounded)
@@ -125,7 +102,7 @@ def cast(values: torch.Tensor, kind: str, *, clip: bool = False) -> tuple[torch.
 def _measure(source: torch.Tensor, back: torch.Tensor, kind: str, beyond: bool) -> Loss:
     clipped = 0
     if beyond:
-        over = torch.isfinite(source) & (source.abs() >= _OVERFLOW.get(kind, torch.inf))
+        over = torch.isfinite(source) & (source.abs() >= OVERFLOW.get(kind, torch.inf))
         clipped = int(over.sum())
         back = torch.where(over | ~torch.isfinite(source), source, back)
     vanished = int(torch.count_nonzero(source) - torch.count_nonzero(back)) if dtype(kind).bits == 8 else 0
@@ -136,7 +113,8 @@ def _measure(source: torch.Tensor, back: torch.Tensor, kind: str, beyond: bool) 
     return Loss(largest_error=max(-float(low), float(high)), clipped=clipped, vanished=vanished)
 
 
-def _significand(values: torch.Tensor) -> int:
+def significand(values: torch.Tensor) -> int:
+    """Bits of a value's significand, the hidden one counted; 64 for types that are not floating."""
     return {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}.get(values.dtype, 64)
 
 
@@ -155,7 +133,9 @@ def _exactly_float(values: torch.Tensor) -> torch.Tensor:
     return torch.where(inexact & even, torch.nextafter(near, toward), near)
 
 
-def _fp8_types() -> frozenset[torch.dtype]:
+@functools.cache
+def fp8_types() -> frozenset[torch.dtype]:
+    """The 8-bit floating types that this torch has."""
     names = ("float8_e4m3fn", "float8_e5m2")
     return frozenset(kind for kind in (getattr(torch, name, None) for name in names) if isinstance(kind, torch.dtype))
 

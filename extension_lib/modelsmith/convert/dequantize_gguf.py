@@ -57,7 +57,7 @@ def _q5_1(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def _q8_0(blocks: torch.Tensor) -> torch.Tensor:
-    return _halves(blocks, 0) * blocks[:, 2:].contiguous().view(torch.int8).float()
+    return blocks.view(torch.int8)[:, 2:].float().mul_(_halves(blocks, 0))
 
 
 def _iq4_nl(blocks: torch.Tensor) -> torch.Tensor:
@@ -93,18 +93,18 @@ def _q3_k(blocks: torch.Tensor) -> torch.Tensor:
 
 def _six_bit_scales(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eight scales and eight minima of 6 bits each from 12 bytes (``get_scale_min_k4``)."""
-    first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:12]
-    scales = torch.cat((first & 63, (third & 15) | ((first >> 2) & 48)), 1)
-    minima = torch.cat((second & 63, (third >> 4) | ((second >> 2) & 48)), 1)
-    return scales.float(), minima.float()
+    first, second, third = packed.contiguous().view(torch.int32).unbind(1)  # four bytes at once
+    scales = torch.stack((first & 0x3F3F3F3F, (third & 0x0F0F0F0F) | ((first >> 2) & 0x30303030)), 1)
+    minima = torch.stack((second & 0x3F3F3F3F, ((third >> 4) & 0x0F0F0F0F) | ((second >> 2) & 0x30303030)), 1)
+    return scales.view(torch.uint8).float(), minima.view(torch.uint8).float()
 
 
 def _k_scaled(blocks: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Q4_K and Q5_K: eight groups of 32 with a scale and a minimum each."""
     scales, minima = _six_bit_scales(blocks[:, 4:16])
-    factor = (_halves(blocks, 0) * scales).unsqueeze(2)
-    floor = (_halves(blocks, 2) * minima).unsqueeze(2)
-    return (factor * values.float() - floor).reshape(-1, 256)
+    factor = scales.mul_(_halves(blocks, 0)).unsqueeze(2)
+    floor = minima.mul_(_halves(blocks, 2)).unsqueeze(2)
+    return values.float().mul_(factor).sub_(floor).reshape(-1, 256)
 
 
 def _run_nibbles(data: torch.Tensor) -> torch.Tensor:
@@ -169,8 +169,10 @@ class GgufBlocks:
         raw = torch.empty((end - begin, self._width), dtype=torch.uint8)
         if elements:
             self._file.read_into(byte_view(raw), self._start + begin * self._width)
-        out = torch.empty((end - begin, self._block))
         step = max(1, _AT_ONCE // self._block)
+        if end - begin <= step + 1:
+            return self._decode(raw).reshape(-1)[first - begin * self._block :][:elements]
+        out = torch.empty((end - begin, self._block))
         for row in range(0, end - begin, step):
             out[row : row + step] = self._decode(raw[row : row + step])
         skipped = first - begin * self._block

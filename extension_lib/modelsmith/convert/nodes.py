@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 
 from modelsmith.errors import BadFileError
 from modelsmith.files.dtypes import count, dtype, dtype_of
 from modelsmith.files.tensors import TensorSource, is_strided
+
+T = TypeVar("T")
 
 GROUP = 256
 """Elements that a reader should ask for together: the longest block of any quantised type."""
@@ -37,15 +39,27 @@ class Node(Protocol):
         ...
 
 
-class Kept:
+def read_into(node: Node, first: int, out: torch.Tensor) -> None:
+    """Put values of the node, from the ``first`` on, into a flat tensor of its type.
+
+    A node may have a method of this name and form of its own, which then saves the copy.
+    """
+    direct = getattr(node, "read_into", None)
+    if direct is not None:
+        direct(first, out)
+    else:
+        out.copy_(node.read(first, len(out)))
+
+
+class Kept(Generic[T]):
     """The last result of a costly computation, shared between threads."""
 
-    def __init__(self, compute: Callable[[], torch.Tensor]) -> None:
+    def __init__(self, compute: Callable[[], T]) -> None:
         self._compute = compute
         self._guard = threading.Lock()
-        self._value: torch.Tensor | None = None
+        self._value: T | None = None
 
-    def value(self) -> torch.Tensor:
+    def value(self) -> T:
         """Compute once, then remember."""
         with self._guard:
             if self._value is None:

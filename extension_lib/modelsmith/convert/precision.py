@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from modelsmith.convert.casts import FP8_LIMIT, Cast, Loss, LossBook
-from modelsmith.convert.casts import cast as cast_values
+from modelsmith.convert.casts import LossBook
 from modelsmith.convert.dequantize_scaled import MARKER, is_marker
 from modelsmith.convert.model import Model
-from modelsmith.convert.nodes import Computed, Constant, Kept, Node
+from modelsmith.convert.nodes import Computed, Constant, Node
 from modelsmith.convert.parts import Part, PartTable
+from modelsmith.convert.rounding import Cast
+from modelsmith.convert.scaled import Scale, ScaledWeight
 from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.dtypes import DTYPES, count, torch_dtype
 
@@ -27,7 +28,6 @@ KINDS: Mapping[str, str] = {
 """Precisions by the name that people use, and the safetensors type of each."""
 
 PARTS: tuple[Part, ...] = ("unet", "te", "vae")
-_TILE = 1 << 18
 _NEVER = (".position_ids", "logit_scale")
 # Tables that are looked up and never multiplied: the scaled form is known to hosts for linear layers only.
 _TABLES = ("embedding.weight", "embed_tokens.weight", "shared.weight", "relative_attention_bias.weight")
@@ -165,56 +165,6 @@ def _scale(model: Model, name: str, node: Node, book: LossBook) -> None:
     layer = name[: -len(".weight")]
     model.tensors[name] = ScaledWeight(node, scale, book, name)
     model.tensors[layer + ".scale_weight"] = Computed("F32", (), scale.tensor)
-
-
-class Scale:
-    """The one scale of a weight, found by reading the weight once when it is first needed."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._kept = Kept(self._compute)
-
-    def _compute(self) -> torch.Tensor:
-        size = count(self._node.shape)
-        largest = 0.0
-        for first in range(0, size, _TILE):
-            values = self._node.read(first, min(_TILE, size - first)).float()
-            finite = torch.nan_to_num(values, 0.0, 0.0, 0.0) if not bool(torch.isfinite(values).all()) else values
-            low, high = torch.aminmax(finite)
-            largest = max(largest, -float(low), float(high))
-        return torch.tensor(largest / FP8_LIMIT["F8_E4M3"] or 1.0, dtype=torch.float32)
-
-    def value(self) -> float:
-        """max|w| / 448, rounded to float32; 1 for a weight of zeros."""
-        return float(self._kept.value())
-
-    def tensor(self) -> torch.Tensor:
-        """The scale as a float32 scalar."""
-        return self._kept.value()
-
-
-class ScaledWeight:
-    """A weight divided by its scale, in e4m3. The loss is that of the values as they will be read back."""
-
-    dtype = "F8_E4M3"
-
-    def __init__(self, node: Node, scale: Scale, book: LossBook, name: str) -> None:
-        self._node = node
-        self._scale = scale
-        self._book = book
-        self._name = name
-        self.shape = node.shape
-
-    def read(self, first: int, elements: int) -> torch.Tensor:
-        """Divide and round a range."""
-        scale = self._scale.value()
-        out = torch.empty(elements, dtype=torch_dtype(self.dtype))
-        for begin in range(0, elements, _TILE):
-            end = min(begin + _TILE, elements)
-            values = self._node.read(first + begin, end - begin).float() / scale
-            out[begin:end], loss = cast_values(values, self.dtype)
-            self._book.add(self._name, Loss(loss.largest_error * scale, loss.clipped, loss.vanished, loss.nan))
-        return out
 
 
 def _settle_markers(model: Model, prefixes: set[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from modelsmith.convert.casts import TILE, Loss, LossBook
 from modelsmith.convert.model import Model
-from modelsmith.convert.nodes import Node, Stored, byte_view
+from modelsmith.convert.nodes import Node, Stored, read_into
 from modelsmith.errors import BadFileError, Cancelled, UsageError
 from modelsmith.files.dtypes import DTYPES, count, torch_dtype
 from modelsmith.files.tensors import is_strided
@@ -171,10 +171,11 @@ class _Run:
             source.file_of(info).read_into(view, info.start + offset)
             self._check(entry, torch.frombuffer(view, dtype=torch_dtype(entry.dtype)))
             return
+        if not elements:
+            return
+        out = torch.frombuffer(view, dtype=torch_dtype(entry.dtype))
         for begin in range(0, elements, TILE):
-            part = min(TILE, elements - begin)
-            values = node.read(first + begin, part)
-            view[begin * width : (begin + part) * width] = byte_view(values.contiguous())
+            read_into(node, first + begin, out[begin : begin + TILE])
 
     def _check(self, entry: Entry, values: torch.Tensor) -> None:
         """Note values that are not finite, in tensors that are copied as they are."""
