@@ -14,6 +14,7 @@ from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.identify import identify
 from modelsmith.sampling_advice import Advice
 from modelsmith_webui.api_jobs import add_job_routes
+from modelsmith_webui.api_probe import add_probe_route
 from modelsmith_webui.api_vae import add_vae_routes
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.library import library_of
@@ -109,7 +110,14 @@ def add_routes(app: Any, host: Host) -> None:
         status = host.status()
         found: Advice | None = getattr(host, "advice", None)
         advice = {"level": found.level, "text": found.text()} if found is not None else None
-        return {"host": host.name, "loaded": status.to_json() if status else None, "advice": advice}
+        prober = getattr(host, "prober", None)
+        probed = prober.known(status.path) if prober is not None and status is not None else None
+        return {
+            "host": host.name,
+            "loaded": status.to_json() if status else None,
+            "advice": advice,
+            "probe": probed.to_json() if probed is not None else None,
+        }
 
     def post_override(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
         """Set one checkpoint's override: name, prediction (auto, epsilon, v_prediction), ztsnr (auto, on, off),
@@ -129,5 +137,6 @@ def add_routes(app: Any, host: Host) -> None:
     router.add_api_route("/status", get_status, methods=["GET"])
     router.add_api_route("/override", post_override, methods=["POST"])
     add_vae_routes(router, host)
+    add_probe_route(router, host, find_file)
     add_job_routes(router, host, find_file)
     app.include_router(router)

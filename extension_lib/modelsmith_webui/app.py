@@ -10,6 +10,7 @@ from modelsmith_webui.generation import Generation
 from modelsmith_webui.generation_script import script_class
 from modelsmith_webui.host import detect_host
 from modelsmith_webui.hosts import a1111_rescale
+from modelsmith_webui.recipe_loading import RecipeLoading
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,13 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     """
     host: Any = detect_host()
     host.install()
+    recipes = RecipeLoading(host)
+    recipes.install()
     script_callbacks.on_model_loaded(host.model_loaded)
-    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, getattr(host, "vae", None)))
+    vae, prober = getattr(host, "vae", None), getattr(host, "prober", None)
+    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, vae, prober))
     script_callbacks.on_script_unloaded(host.uninstall)
+    script_callbacks.on_script_unloaded(recipes.uninstall)
 
     def app_started(_demo: Any, app: Any) -> None:
         # A reload of the UI keeps the model in memory and announces nothing.

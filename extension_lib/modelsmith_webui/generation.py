@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsmith.decision import Decision, Override, decide
+from modelsmith.errors import ModelsmithError
 from modelsmith.sampling_advice import Advice, Sampling, advise
 from modelsmith_webui import infotext, settings, xyz
 from modelsmith_webui.hosts import a1111_rescale, forge_rescale
@@ -105,6 +106,7 @@ class Generation:
         self.host.before_process(p)
         self._record(p, path)
         self._advise(p, path, image)
+        self._ask_model(p)
 
     def before_batch(self, p: Any) -> None:
         job: Job | None = getattr(p, JOB, None)
@@ -153,6 +155,19 @@ class Generation:
         applied = status.decision if status is not None and status.applied else None
         automatic = self._plain(path) if path is not None else None
         infotext.record(p.extra_generation_params, applied, automatic)
+
+    def _ask_model(self, p: Any) -> None:
+        """Where the setting asks for it: what a model whose type is in doubt says itself. Never stops a picture."""
+        prober = getattr(self.host, "prober", None)
+        if prober is None:
+            return
+        try:
+            found = prober.before_picture()
+        except (ModelsmithError, OSError, RuntimeError, ValueError) as error:
+            logger.warning("the model in memory could not be asked what it predicts: %s", error)
+            return
+        if found is not None and found.agrees is False and hasattr(p, "comment"):
+            p.comment(f"Modelsmith: {found.text()}")
 
     def _plain(self, path: Path) -> Decision | None:
         return decide(self.resolver.report(path)) if self.resolver is not None else None

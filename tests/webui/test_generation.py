@@ -295,7 +295,7 @@ def test_forge_rescales_on_a_clone() -> None:
 class Host:
     """Says what it was asked, in order, with the choice for the picture at that moment."""
 
-    advice = None
+    advice = prober = None
 
     def __init__(self, found: Report) -> None:
         self.calls: list[tuple[str, Any]] = []

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.a1111_vae import A1111Vae, resolving_module
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
+from modelsmith_webui.probing import RawNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +230,12 @@ class A1111Host(WebuiHost):
             model.parameterization = _host_parameterization(model)
         delattr(model, STATE)
         sd_models.apply_alpha_schedule_override(model)
+
+    def raw_network(self) -> AbstractContextManager[RawNetwork]:
+        """The network in memory for the prediction probe, as a job of the webui."""
+        from modelsmith_webui.hosts.a1111_probe import raw_network
+
+        return raw_network(self.loaded_model())
 
     def status(self) -> LoadedStatus | None:
         model, path = self.loaded_model(), self.loaded_checkpoint()

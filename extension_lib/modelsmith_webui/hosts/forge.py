@@ -13,6 +13,7 @@ hires or refiner pass only. The table is set for good instead and the flag clear
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.forge_vae import ForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
+from modelsmith_webui.probing import RawNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +154,17 @@ class ForgeHost(WebuiHost):
 
     def before_batch(self, processing: Any) -> None:
         self._bring_in_line(self.loaded_model())
+
+    def raw_network(self) -> AbstractContextManager[RawNetwork]:
+        """The network in memory for the prediction probe, as a job of the webui."""
+        from backend import memory_management
+        from backend.sampling.sampling_function import sampling_prepare
+
+        from modelsmith_webui.hosts.forge_probe import raw_network
+
+        model = self.loaded_model()
+        dtype = model.forge_objects_original.unet.model.computation_dtype
+        return raw_network(model, sampling_prepare, memory_management.get_torch_device(), dtype)
 
     def status(self) -> LoadedStatus | None:
         path, model = self.loaded_checkpoint(), self.loaded_model()

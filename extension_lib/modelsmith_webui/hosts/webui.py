@@ -15,6 +15,7 @@ from modelsmith_webui import settings
 from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
 from modelsmith_webui.hosts.common import Resolver
 from modelsmith_webui.overrides import read_override, write_override
+from modelsmith_webui.probing import Prober
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class WebuiHost:
     def __init__(self, name: str) -> None:
         self.name = name
         self.resolver = Resolver(lambda: bool(settings.get(settings.ENABLED)))
+        # Where the adapter knows how to ask the network in memory.
+        self.prober = Prober(self) if hasattr(self, "raw_network") else None
 
     def language(self) -> str:
         from modules import shared

@@ -166,6 +166,10 @@ def current_model() -> Any:
     return sd_models.model_data.sd_model
 
 
+def network(model: Any) -> Any:
+    return model.model.diffusion_model
+
+
 def models_in_memory() -> list[Any]:
     from modules import sd_models
 

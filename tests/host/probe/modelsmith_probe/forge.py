@@ -155,6 +155,10 @@ def current_model() -> Any:
     return sd_models.model_data.sd_model
 
 
+def network(model: Any) -> Any:
+    return model.forge_objects.unet.model.diffusion_model
+
+
 def models_in_memory() -> list[Any]:
     model = current_model()
     return [model] if getattr(model, "forge_objects", None) is not None else []

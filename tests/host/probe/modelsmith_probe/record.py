@@ -101,7 +101,7 @@ def state() -> dict[str, Any]:
 
 
 def add_routes(_demo: Any, app: Any) -> None:
-    from modelsmith_probe import guidance
+    from modelsmith_probe import guidance, ideal
 
     @app.get("/modelsmith-probe/v1/state")
     def _state() -> Any:
@@ -124,6 +124,11 @@ def add_routes(_demo: Any, app: Any) -> None:
     @app.post("/modelsmith-probe/v1/prompt")
     def _prompt(strength: float) -> Any:
         guidance.set_strength(strength)
+        return {}
+
+    @app.post("/modelsmith-probe/v1/ideal")
+    def _ideal(kind: str) -> Any:
+        ideal.replace(_host().network(_host().current_model()), kind)
         return {}
 
     @app.post("/modelsmith-probe/v1/foreign-rescale")
