@@ -25,8 +25,7 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     recipes = RecipeLoading(host)
     recipes.install()
     script_callbacks.on_model_loaded(host.model_loaded)
-    vae, prober = getattr(host, "vae", None), getattr(host, "prober", None)
-    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, vae, prober))
+    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, getattr(host, "vae", None)))
     script_callbacks.on_script_unloaded(host.uninstall)
     script_callbacks.on_script_unloaded(recipes.uninstall)
 

@@ -114,11 +114,7 @@ def write_recipe_checkpoint(plan: MergePlan, target: Path, *, overwrite: bool = 
 def recipe_bytes(plan: MergePlan) -> bytes:
     """The whole file of a plan's recipe checkpoint."""
     metadata = plan.metadata(plan.hashes())
-    inputs = [
-        {"file": one.path.name, "size": one.header.size, "sha256": None if known == UNKNOWN_HASH else known}
-        | ({"fingerprint": fingerprint(one.path)} if one.path.is_file() else {})
-        for one, known in zip(plan.inputs, plan.hashes(), strict=True)
-    ]
+    inputs = input_marks(plan)
     recipe = json.loads(metadata[RECIPE_KEY])
     said = {"version": FORMAT_VERSION, "report": facts(_result_report(plan)), "inputs": inputs}
     metadata[RECIPE_CHECKPOINT] = json.dumps(said, ensure_ascii=False)
@@ -126,6 +122,16 @@ def recipe_bytes(plan: MergePlan) -> bytes:
     metadata["modelspec.description"] = _DESCRIPTION
     entries = [Entry(STOPPER, "F32", (1,)), Entry(IDENTITY, "U8", (32,))]
     return build_header(entries, metadata) + bytes(4) + bytes.fromhex(_digest(recipe, inputs))
+
+
+def input_marks(plan: MergePlan) -> list[dict[str, Any]]:
+    """By what each input of a plan is known again: ``file``, ``size``, ``sha256`` (None: not known), ``fingerprint``
+    (of single files). Raises BadFileError."""
+    return [
+        {"file": one.path.name, "size": one.header.size, "sha256": None if known == UNKNOWN_HASH else known}
+        | ({"fingerprint": fingerprint(one.path)} if one.path.is_file() else {})
+        for one, known in zip(plan.inputs, plan.hashes(), strict=True)
+    ]
 
 
 def _result_report(plan: MergePlan) -> Report:

@@ -1,0 +1,218 @@
+"""Recipe checkpoints in a running webui: the same pictures as the saved merge, and a clear failure where it must be."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from host.server import Webui, WebuiError
+from modelsmith.merge.engine import run_merge
+from modelsmith.merge.plan import plan_merge
+from modelsmith.merge.recipe_checkpoint import write_recipe_checkpoint
+from modelsmith.merge.request import MergeRequest
+
+PAIRS = {"sdxl": ("sdxl-v", "sdxl-v-ztsnr"), "sd15": ("sd15", "sd15-b")}
+V1 = "/modelsmith/v1"
+
+
+def picture(webui: Webui, **fields: Any) -> str:
+    """The pixels of one picture, hashed; what else the file holds (the infotext) is left out."""
+    webui.txt2img(**fields)
+    data = base64.b64decode(webui.answer["images"][0])
+    place, packed = 8, b""
+    while place < len(data):
+        (length,) = struct.unpack(">I", data[place : place + 4])
+        if data[place + 4 : place + 8] == b"IDAT":
+            packed += data[place + 8 : place + 8 + length]
+        place += 12 + length
+    return hashlib.sha256(zlib.decompress(packed)).hexdigest()
+
+
+def infotext(webui: Webui) -> str:
+    return str(json.loads(webui.answer["info"])["infotexts"][0])
+
+
+def request(webui: Webui, family: str, output: str, alpha: float = 0.4, weights: str = "") -> MergeRequest:
+    models = tuple(webui.checkpoints / f"{name}.safetensors" for name in PAIRS[family])
+    blocks = {"alpha": weights} if weights else {}
+    target = webui.checkpoints / f"{output}.safetensors"
+    return MergeRequest(models, "weighted_sum", target, {"alpha": alpha}, blocks, overwrite=True)
+
+
+def recipe(webui: Webui, family: str, name: str, alpha: float = 0.4, weights: str = "") -> Path:
+    plan = plan_merge(request(webui, family, "never-written", alpha, weights))
+    path = write_recipe_checkpoint(plan, webui.checkpoints / f"{name}.safetensors", overwrite=True).path
+    webui.refresh()
+    return path
+
+
+def saved(webui: Webui, family: str, name: str, alpha: float = 0.4, weights: str = "") -> Path:
+    path = run_merge(plan_merge(request(webui, family, name, alpha, weights))).path
+    webui.refresh()
+    return path
+
+
+@pytest.fixture
+def own(webui: Webui) -> Iterator[Webui]:
+    """The running webui; files of the test are removed afterwards."""
+    before = set(webui.checkpoints.iterdir())
+    yield webui
+    webui.select("sd15")
+    webui.txt2img()
+    for path in set(webui.checkpoints.iterdir()) - before:
+        path.unlink()
+    webui.refresh()
+
+
+@pytest.mark.parametrize("family", PAIRS)
+def test_picture_of_the_recipe_is_that_of_the_saved_merge(
+    own: Webui, family: str, report: Callable[..., None]
+) -> None:
+    path = recipe(own, family, "mix-recipe")
+    before = sorted(own.checkpoints.iterdir())
+    own.select("mix-recipe")
+    found = picture(own)
+    steps, text = own.events(), infotext(own)
+    assert sorted(own.checkpoints.iterdir()) == before
+    saved(own, family, "mix-saved")
+    own.select("mix-saved")
+    assert picture(own) == found
+    own.select(PAIRS[family][0])
+    assert picture(own) != found
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    assert f"Model hash: {digest}, Model: mix-recipe" in text
+    first = next(event for event in steps if event["event"] == "step")
+    assert first["prediction"] == ("v_prediction" if family == "sdxl" else "epsilon")
+    report("recipe", own.flavour, family, first["prediction"], f"{first['sigma']:.2f}", f"{path.stat().st_size} bytes")
+
+
+def test_changing_a_block_under_the_same_name_changes_the_picture(own: Webui, report: Callable[..., None]) -> None:
+    recipe(own, "sdxl", "same-name")
+    own.select("same-name")
+    first = picture(own)
+    recipe(own, "sdxl", "same-name", weights="OUT08=1")
+    own.select("same-name")
+    second = picture(own)
+    recipe(own, "sdxl", "same-name")
+    own.select("same-name")
+    assert picture(own) == first != second
+    told = re.findall(r"(\d+) tensors computed, (\d+) from the cache", own.output())
+    if told:
+        report("cache", own.flavour, "OUT08 changed", *told[-1])
+
+
+def test_override_settings_and_hires_take_recipes(own: Webui) -> None:
+    recipe(own, "sd15", "by-override")
+    recipe(own, "sd15", "other", alpha=0.9)
+    own.select("by-override")
+    wanted = picture(own)
+    own.select("sd15")
+    override = {"override_settings": {"sd_model_checkpoint": "by-override.safetensors"}}
+    assert picture(own, **override) == wanted
+    assert "Model: by-override" in infotext(own)
+    more = {"hr_additional_modules": ["Use same choices"]} if own.kind == "forge" else {}
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6, **more}
+    alone = picture(own, **override, **hires)
+    second = picture(own, **override, **hires, hr_checkpoint_name="other.safetensors")
+    assert second != alone
+
+
+def test_identified_as_what_it_makes(own: Webui) -> None:
+    recipe(own, "sdxl", "named")
+    found = own.get(f"{V1}/identify?name=named.safetensors")
+    assert found["recipe"] is True
+    assert (found["kind"], found["architecture"], found["prediction"]["type"]) == ("checkpoint", "sdxl", "v_prediction")
+    assert found["badge"].endswith("recipe")
+
+
+def test_missing_model_fails_clearly_and_the_previous_model_stays(own: Webui, report: Callable[..., None]) -> None:
+    recipe(own, "sdxl", "orphan")
+    own.select("sdxl-eps")
+    before = picture(own)
+    hidden = own.checkpoints / "sdxl-v-ztsnr.safetensors"
+    hidden.rename(hidden.with_suffix(".hidden"))
+    own.refresh()
+    try:
+        said = ""
+        try:
+            own.select("orphan")
+            own.txt2img()
+            said = own.output()
+        except WebuiError as error:
+            said = f"{error} {own.output()}"
+        assert "its model sdxl-v-ztsnr.safetensors" in said
+        assert "refresh the list" in said
+        loaded = own.get(f"{V1}/status")["loaded"]
+        assert loaded is not None
+        assert loaded["file"] == "sdxl-eps.safetensors"
+    finally:
+        hidden.with_suffix(".hidden").rename(hidden)
+        own.refresh()
+    own.select("sdxl-eps")
+    assert picture(own) == before
+    own.select("orphan")
+    assert picture(own) != before
+    report("missing model", own.flavour, "previous model kept", "works again when it is back")
+    assert not list(own.checkpoints.glob("*.corrupted"))
+
+
+# without the extension
+
+
+def unknown_type(path: Path) -> Path:
+    """The other end that was weighed: a header with a type that no reader knows."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt") as file:
+        metadata = dict(file.metadata())
+    table = {"__metadata__": metadata, "modelsmith.recipe": {"dtype": "RECIPE", "shape": [32], "data_offsets": [0, 32]}}
+    text = json.dumps(table).encode()
+    target = path.with_name("refused.safetensors")
+    target.write_bytes(struct.pack("<Q", len(text)) + text + bytes(32))
+    return target
+
+
+def test_without_the_extension_it_fails_and_stays_whole(
+    make_webui: Callable[..., Webui], report: Callable[..., None]
+) -> None:
+    plain = make_webui("plain")
+    plan = plan_merge(request(plain, "sdxl", "never-written"))
+    path = write_recipe_checkpoint(plan, plain.checkpoints / "alone.safetensors").path
+    data = path.read_bytes()
+    other = unknown_type(path)
+    plain.start()
+    try:
+        for name in ("alone", "refused"):
+            plain.select("sd15")
+            plain.txt2img()
+            seen = len(plain.output())
+            said = ""
+            try:
+                plain.select(name)
+                plain.txt2img()
+            except WebuiError as error:
+                said = str(error)
+            log = plain.output()[seen:]
+            lines = [line for line in (said + "\n" + log).splitlines() if re.search(r"rror|size mismatch|corrupt", line)]
+            whole = "whole" if (plain.checkpoints / f"{name}.safetensors").exists() else "moved away"
+            report("no extension", plain.flavour, name, whole, " // ".join(line.strip()[:160] for line in lines[:6]))
+            if name == "alone":
+                assert lines, "nothing was said"
+                assert path.read_bytes() == data
+                title = plain.get("/sdapi/v1/options")["sd_model_checkpoint"]
+                report("no extension", plain.flavour, "chosen afterwards", title)
+        assert path.read_bytes() == data
+        assert other.exists() or plain.kind == "forge"
+    finally:
+        plain.stop()
