@@ -176,6 +176,10 @@ def _has(name: str) -> bool:
 def detect_host() -> Host:
     """The adapter for the webui in whose process this runs. Call it only inside a webui."""
     if _has("modules_forge") and _has("backend.loader"):
+        if not _has("modules.sd_models_config"):
+            from modelsmith_webui.hosts.neo import NeoHost
+
+            return NeoHost()
         from modelsmith_webui.hosts.forge import ForgeHost
 
         return ForgeHost()

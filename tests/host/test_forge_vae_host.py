@@ -15,7 +15,7 @@ import pytest
 from host.server import Webui
 from host.vae_files import change_vae, write_clip_l, write_vae_file
 
-WEBUI = "forge"
+WEBUI = ("forge", "neo")
 
 WRONG, FITTING, UNTOLD, WIDE, TEXT = "anime-xl", "photo-sd1", "untold", "sixteen", "clip_l"
 

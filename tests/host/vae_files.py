@@ -80,6 +80,26 @@ def change_vae(source: Path, target: Path, *, remove: bool) -> Path:
     return target
 
 
+def split_checkpoint(whole: Path, unet: Path, rest: Path) -> None:
+    """The UNet under bare names with the marks of the whole, and all else as one additional module."""
+    data = whole.read_bytes()
+    begin = 8 + struct.unpack("<Q", data[:8])[0]
+    parts: dict[Path, tuple[dict[str, Any], list[bytes]]] = {unet: ({}, []), rest: ({}, [])}
+    sizes = dict.fromkeys(parts, 0)
+    for name, entry in json.loads(data[8:begin]).items():
+        if name == "__metadata__":
+            continue
+        target = rest if name.startswith((PREFIX, "conditioner.")) else unet
+        start, end = entry["data_offsets"]
+        header, blobs = parts[target]
+        offsets = [sizes[target], sizes[target] + end - start]
+        header[name.removeprefix("model.diffusion_model.")] = {**entry, "data_offsets": offsets}
+        blobs.append(data[begin + start : begin + end])
+        sizes[target] = offsets[1]
+    for path, (header, blobs) in parts.items():
+        _write(path, header, blobs)
+
+
 def _write(path: Path, header: dict[str, Any], blobs: list[bytes]) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

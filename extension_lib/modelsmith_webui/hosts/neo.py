@@ -1,0 +1,105 @@
+"""Neo: Forge's backend carried on. The predictor is Forge's, so is nearly all of the adapter.
+
+What differs: model folders come as lists of command line arguments, whole families are gone (SD2 and all that sampled
+EDM schedules), any checkpoint of the SDXL family under a path with "rectified" in it is sampled as a flow, and the
+refiner may swap weights inside the model object without a word to extensions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modelsmith.identify import Report
+from modelsmith_webui.host import LoadedStatus
+from modelsmith_webui.hosts.common import Resolution
+from modelsmith_webui.hosts.forge import ForgeHost
+
+logger = logging.getLogger(__name__)
+
+# Neo lets only errors through to its console.
+OUR_LOGGERS = ("modelsmith", "modelsmith_webui")
+FLOW_PREDICTOR = "PredictionDiscreteFlow"
+# Families that Forge has an engine module for and that are known by an own architecture.
+ENGINES = {"sd2": "backend.diffusion_engine.sd20", "sd3": "backend.diffusion_engine.sd35"}
+
+
+def _arguments(name: str) -> list[str]:
+    """A command line argument that may be given several times."""
+    from modules import shared
+
+    return list(getattr(shared.cmd_opts, name, None) or [])
+
+
+def not_loadable(report: Report) -> str | None:
+    """The module that a checkpoint would need and that this webui has not, else None."""
+    family = next((name for name in ENGINES if (report.architecture or "").startswith(name)), None)
+    if family is None:
+        return None
+    try:
+        found = importlib.util.find_spec(ENGINES[family])
+    except (ImportError, ValueError):
+        found = None
+    return ENGINES[family] if found is None else None
+
+
+class NeoHost(ForgeHost):
+    """Forge Neo."""
+
+    def __init__(self, name: str = "Neo") -> None:
+        super().__init__(name)
+        self._raised: list[logging.Logger] = []
+
+    # taking hold
+
+    def install(self) -> None:
+        super().install()
+        for name in OUR_LOGGERS:
+            found = logging.getLogger(name)
+            if found.level == logging.NOTSET and found.getEffectiveLevel() > logging.WARNING:
+                found.setLevel(logging.WARNING)
+                self._raised.append(found)
+
+    def uninstall(self) -> None:
+        while self._raised:
+            self._raised.pop().setLevel(logging.NOTSET)
+        super().uninstall()
+
+    # files
+
+    def _lora_folders(self) -> list[Path]:
+        return self._folders(*_arguments("lora_dirs"), self._models_folder() / "Lora")
+
+    def _text_encoder_folders(self) -> list[Path]:
+        return self._folders(*_arguments("text_encoder_dirs"), self._models_folder() / "text_encoder")
+
+    # what is said
+
+    def before_load(self, processing: Any) -> None:
+        super().before_load(processing)
+        path = self.vae.current_checkpoint()
+        if path is None or path == self.loaded_checkpoint():
+            return
+        report = self.resolver.report(path)
+        if not_loadable(report) is not None:
+            logger.warning("%s is %s, which this webui cannot load; use Forge", path.name, report.badge())
+
+    def status(self) -> LoadedStatus | None:
+        status = super().status()
+        if status is None or status.applied or status.decision.prediction is None:
+            return status
+        unet = getattr(getattr(self.loaded_model(), "forge_objects", None), "unet", None)
+        if type(getattr(getattr(unet, "model", None), "predictor", None)).__name__ != FLOW_PREDICTOR:
+            return status
+        note = (
+            f"{self.name} samples this file as a rectified flow because its path contains 'rectified', but it is known "
+            f"as {status.decision.prediction}; rename the file or its folder"
+        )
+        return replace(status, notes=(*status.notes, note))
+
+    def _left_alone(self, resolution: Resolution, predictor: Any) -> tuple[str, ...]:
+        said = super()._left_alone(resolution, predictor)
+        return tuple(note.replace("but Forge samples", f"but {self.name} samples") for note in said)
