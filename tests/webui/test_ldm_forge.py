@@ -128,6 +128,11 @@ class World:
         package = ModuleType("modules")
         vars(package).update(self.modules)
         monkeypatch.setitem(sys.modules, "modules", package)
+        forge_package, self.loader = ModuleType("modules_forge"), ModuleType("modules_forge.forge_loader")
+        vars(self.loader).update(find_checkpoint_config=lambda _state_dict, _info: "the webui's own.yaml")
+        vars(forge_package).update(forge_loader=self.loader)
+        monkeypatch.setitem(sys.modules, "modules_forge", forge_package)
+        monkeypatch.setitem(sys.modules, "modules_forge.forge_loader", self.loader)
         for name, module in self.modules.items():
             monkeypatch.setitem(sys.modules, f"modules.{name}", module)
         self.host: Any = ldm_forge.LdmForgeHost()

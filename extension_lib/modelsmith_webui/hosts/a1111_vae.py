@@ -159,7 +159,13 @@ class A1111Vae(VaeKeeper):
         if (due or None) == (getattr(model, "loaded_vae_file", None) or None):
             return
         with call_queue.queue_lock:
-            sd_vae.reload_vae_weights(model)
+            self.reload(model)
+
+    def reload(self, model: Any) -> None:
+        """Load the VAE that is due into the model in memory."""
+        from modules import sd_vae
+
+        sd_vae.reload_vae_weights(model)
 
     # the quicksetting
 

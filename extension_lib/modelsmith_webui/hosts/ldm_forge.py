@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 
 from modelsmith import schedules
-from modelsmith.decision import Decision
+from modelsmith.decision import Decision, Override
 from modelsmith.schedules import FloatArray
 from modelsmith_webui.host import Capability, LoadedStatus
+from modelsmith_webui.hosts.a1111_vae import resolving_module
 from modelsmith_webui.hosts.common import Resolution
+from modelsmith_webui.hosts.ldm_forge_config import find_config
+from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
 
 logger = logging.getLogger(__name__)
@@ -144,25 +147,30 @@ def _advanced_sampling_is_on(processing: Any) -> bool:
 class LdmForgeHost(WebuiHost):
     """reForge main and main-old, Classic."""
 
-    capabilities: frozenset[Capability] = frozenset({"prediction", "user_metadata", "loaded_model", "webui"})
+    capabilities: frozenset[Capability] = frozenset({"prediction", "config", "user_metadata", "loaded_model", "webui"})
 
     def __init__(self, name: str = "reForge") -> None:
         super().__init__(name)
         self._patches: list[tuple[Any, str, Callable[..., Any]]] = []
         # The key of the patches that are in force; a wrapper with another one does nothing any more.
         self._key: str | None = None
+        self._configs: dict[Path, str] = {}
+        self.vae = LdmForgeVae(self, lambda: self._key is not None)
 
     # taking hold
 
     def install(self) -> None:
-        """Keep the webui's own Zero Terminal SNR option from rescaling what is rescaled already."""
+        """Keep the webui's own Zero Terminal SNR option from rescaling what is rescaled already; configs and VAEs."""
         if self._key is not None:
             return
         from modules import processing, sd_models
+        from modules_forge import forge_loader
 
         self._key = f"modelsmith-{next(_installs)}"
         self._patch(processing, "rescale_zero_terminal_snr_sigmas", self._wrap_rescale)
         self._patch(sd_models, "apply_alpha_schedule_override", self._wrap_override)
+        self._patch(forge_loader, "find_checkpoint_config", self._wrap_find_config)
+        self._patch(resolving_module(), "resolve_vae", self._wrap_resolve_vae)
 
     def _patch(self, module: Any, name: str, wrap: Callable[[Any, str | None], Callable[..., Any]]) -> None:
         from modules import patches
@@ -191,6 +199,22 @@ class LdmForgeHost(WebuiHost):
 
         return apply_alpha_schedule_override
 
+    def _wrap_find_config(self, original: Callable[..., Any], key: str | None) -> Callable[..., Any]:
+        def find_checkpoint_config(state_dict: Any, info: Any) -> Any:
+            if self._key != key or info is None:
+                return original(state_dict, info)
+            found = find_config(original, self.resolver, state_dict, info)
+            self._configs[Path(info.filename)] = Path(found).name
+            return found
+
+        return find_checkpoint_config
+
+    def _wrap_resolve_vae(self, original: Callable[[Any], Any], key: str | None) -> Callable[[Any], Any]:
+        def resolve_vae(checkpoint_file: Any) -> Any:
+            return original(checkpoint_file) if self._key != key else self.vae.resolve(original, checkpoint_file)
+
+        return resolve_vae
+
     def uninstall(self) -> None:
         """Undo the patches and put every model in memory back as the webui had it."""
         if self._key is not None:
@@ -206,6 +230,7 @@ class LdmForgeHost(WebuiHost):
             if state is not None:
                 self._restore(model, state)
                 delattr(model, STATE)
+        self.vae.put_back()
 
     def _models_in_memory(self) -> list[Any]:
         from modules import sd_models
@@ -229,6 +254,11 @@ class LdmForgeHost(WebuiHost):
             return
         for model in self._models_in_memory():
             self._bring_in_line(model)
+
+    def set_override(self, path: Path, override: Override) -> None:
+        super().set_override(path, override)
+        # The preferred VAE is kept there too.
+        self.vae.reapply()
 
     def before_load(self, processing: Any) -> None:
         """Let Classic load again: a load that failed leaves it without the attribute that every load looks at."""
@@ -257,9 +287,9 @@ class LdmForgeHost(WebuiHost):
             path,
             decision,
             applied=state is not None and state.decision is not None and state.decision == decision,
-            config=None,
+            config=self._configs.get(path),
             sigma_max=None if table is None else float(table[-1]),
-            notes=self._notes(state) + self._left_alone(decision, state, sampling),
+            notes=(*self._notes(state), *self._left_alone(decision, state, sampling), *self.vae.notes()),
         )
 
     def _notes(self, state: ModelState | None) -> tuple[str, ...]:
