@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 
 from modelsmith.convert.casts import decode_fp8
-from modelsmith.convert.nodes import Node, Stored, byte_view, constant_value
+from modelsmith.convert.nodes import Node, Stored, constant_value
 from modelsmith.errors import BadFileError
 from modelsmith.files.dtypes import count
 from modelsmith.files.header import TensorInfo
@@ -19,7 +17,7 @@ MARKER = "scaled_fp8"
 _FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
 _SCALES = (".scale_weight", ".weight_scale")
 _INPUTS = (".scale_input", ".input_scale", ".comfy_quant")
-_REMEDY = "Use the unquantised model, or one in fp8, NF4, FP4 or GGUF"
+_REMEDY = "Download the file again, or use another copy of the model"
 
 
 def scaled_names(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
@@ -42,33 +40,6 @@ def companions(weight: str) -> tuple[str, ...]:
 def is_marker(name: str) -> bool:
     """Whether a tensor says that the file has scaled fp8 weights (``[prefix.]scaled_fp8``)."""
     return name == MARKER or name.endswith("." + MARKER)
-
-
-def check_known(source: TensorSource) -> None:
-    """Raise BadFileError where a layer is quantised in a way that is not read back."""
-    for name, info in source.header.tensors.items():
-        scheme = ""
-        if name.endswith(".comfy_quant"):
-            scheme = _comfy_format(source, name)
-        elif name.endswith((".qweight", ".wscales", ".weight_scale_2")):
-            scheme = "nunchaku or nvfp4"
-        elif name.endswith(".weight_scale") and info.dtype == "U8":
-            scheme = "mxfp8"
-        if scheme and scheme not in ("float8_e4m3fn", "float8_e5m2"):
-            raise BadFileError(
-                source.header.path, f"tensor {name!r} is quantised as {scheme}, which cannot be read back", _REMEDY
-            )
-
-
-def _comfy_format(source: TensorSource, name: str) -> str:
-    raw = bytes(byte_view(constant_value(source, name)))
-    try:
-        parsed: object = json.loads(raw)
-    except (ValueError, RecursionError):
-        return "an unreadable comfy_quant"
-    if isinstance(parsed, dict):
-        return str(cast("dict[str, object]", parsed).get("format", "an unnamed format"))
-    return "an unreadable comfy_quant"
 
 
 class ScaledFp8:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from modelsmith.convert import dequantize_bnb, dequantize_scaled
+from modelsmith.convert import dequantize_bnb, dequantize_comfy, dequantize_scaled
 from modelsmith.convert.dequantize_bnb import FourBit
 from modelsmith.convert.dequantize_gguf import GgufBlocks
 from modelsmith.convert.dequantize_scaled import ScaledFp8
@@ -84,7 +84,6 @@ def open_model(path: Path) -> Model:
     try:
         header = _unpacked(header, stack)
         source = stack.enter_context(open_tensors(header))
-        dequantize_scaled.check_known(source)
         model = Model(path, header, {}, _metadata(header), stack=stack)
         _fill(model, source)
     except BaseException:
@@ -130,6 +129,7 @@ def _metadata(header: FileHeader) -> dict[str, str]:
 
 def _fill(model: Model, source: TensorSource) -> None:
     four_bit = dequantize_bnb.quantized_names(source.header.tensors)
+    blocks = dequantize_comfy.find_quantized(source)
     scaled = dequantize_scaled.scaled_names(source.header.tensors)
     for name, info in source.header.tensors.items():
         if info.start < 0 and info.nbytes == 0 and 0 not in info.shape:
@@ -145,6 +145,8 @@ def _fill(model: Model, source: TensorSource) -> None:
             scheme = four_bit[name]
             node = FourBit(source, name, scheme)
             model.quantized[name] = Packed(scheme, node, dequantize_bnb.companions(name, scheme))
+        elif name in blocks:
+            model.quantized[name] = Packed(blocks[name].scheme, blocks[name].node(), blocks[name].companions)
         elif name in scaled:
             node = ScaledFp8(source, name, scaled[name])
             model.quantized[name] = Packed("fp8_scaled", node, dequantize_scaled.companions(name))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast as as_type
 
 import torch
 
@@ -178,5 +180,22 @@ def _settle_markers(model: Model, prefixes: set[str]) -> None:
             del model.tensors[name]
     for prefix in sorted(prefixes):
         model.tensors[prefix + MARKER] = Constant(torch.empty(0, dtype=torch_dtype("F8_E4M3")))
-    if not any(packed.scheme == "fp8_scaled" for packed in model.quantized.values()):
-        model.metadata.pop("_quantization_metadata", None)
+    _settle_metadata(model)
+
+
+def _settle_metadata(model: Model) -> None:
+    """Of what the header says about quantised layers, keep those that still are."""
+    text = model.metadata.pop("_quantization_metadata", None)
+    if text is None or not model.quantized:
+        return
+    try:
+        said: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    layers = as_type("dict[str, object]", said).get("layers") if isinstance(said, dict) else None
+    if isinstance(said, dict) and isinstance(layers, dict):
+        told = as_type("dict[str, object]", layers)
+        left = {layer: facts for layer, facts in told.items() if layer + ".weight" in model.quantized}
+        if left:
+            whole = {**as_type("dict[str, object]", said), "layers": left}
+            model.metadata["_quantization_metadata"] = json.dumps(whole)
