@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelsmith.errors import UsageError
-from modelsmith.merge import difference_cli
+from modelsmith.merge import difference_cli, replay_cli
 
 if TYPE_CHECKING:
     from modelsmith.merge.request import MergeRequest
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Add the commands ``merge`` and ``difference``."""
+    """Add the commands ``merge``, ``replay`` and ``difference``."""
+    replay_cli.add_parser(subparsers)
     difference_cli.add_parser(subparsers)
     parser = subparsers.add_parser("merge", help="merge checkpoints", description="Merge model files into a new one.")
     parser.add_argument(

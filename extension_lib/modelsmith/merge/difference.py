@@ -13,10 +13,11 @@ from torch import Tensor
 
 from modelsmith.errors import Cancelled, UsageError
 from modelsmith.files.dtypes import count, dtype
-from modelsmith.files.tensors import TensorSource, is_strided, open_tensors
+from modelsmith.files.tensors import is_strided
 from modelsmith.markers import MARKERS
 from modelsmith.merge.blocks import BlockLayout, layout_for
 from modelsmith.merge.inputs import MergeInput, open_inputs
+from modelsmith.merge.weights import WeightSource
 
 PIECE = 1 << 20
 """Values of each model that are looked at together: 24 MiB in fp64 for three models."""
@@ -102,7 +103,7 @@ class _Work:
     """What is being compared, and what was found so far."""
 
     inputs: tuple[MergeInput, ...]
-    sources: tuple[TensorSource, ...]
+    sources: tuple[WeightSource, ...]
     layout: BlockLayout
     sums: dict[str, _Sums] = field(default_factory=dict[str, _Sums])
     missing: list[str] = field(default_factory=list[str])
@@ -126,9 +127,9 @@ def difference_map(
     paths = (a, b) if c is None else (a, b, c)
     inputs = open_inputs(paths, {})
     layout = layout_for(inputs[0].report.architecture, inputs[0].header.tensors)
-    sources: list[TensorSource] = []
+    sources: list[WeightSource] = []
     try:
-        sources.extend(open_tensors(one.header) for one in inputs)
+        sources.extend(one.open() for one in inputs)
         work = _Work(inputs, tuple(sources), layout)
         _compare(work, progress or _silent, cancelled or _never)
         for source in sources:

@@ -6,16 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, cast
 
 from modelsmith import __version__
+from modelsmith.files.tensors import FileStamp
 from modelsmith.merge.guard import Verdict
 from modelsmith.merge.inputs import MergeInput
 from modelsmith.merge.request import MergeRequest
 
+if TYPE_CHECKING:
+    from modelsmith.lora.stack import LoraSpec
+
 RECIPE_KEY = "modelsmith_recipe"
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
+"""Since 2: rules, finetune, loras, component_dtypes; every block weight that is not the parameter's own value."""
+
 UNKNOWN_HASH = "0" * 64
 """Holds the place of a hash that is computed while the input streams by."""
 
@@ -89,20 +96,52 @@ def own_recipe(parts: RecipeParts, hashes: Sequence[str]) -> dict[str, Any]:
         "parameters": dict(parts.parameters),
         "blocks": {name: dict(weights) for name, weights in parts.blocks.items()},
         "layout": parts.layout,
+        "rules": dict(request.rules),
+        "finetune": request.finetune,
+        "loras": [_lora(request, spec) for spec in request.loras],
         "dtype": request.dtype,
+        "component_dtypes": dict(request.component_dtypes),
         "missing": request.missing,
         "allow_prediction_mix": request.allow_prediction_mix,
         "copy_metadata": request.copy_metadata,
         "metadata": dict(request.metadata),
-        "output": request.output.name,
+        "output": output_title(request),
         "prediction": {"type": parts.verdict.type, "zero_terminal_snr": parts.verdict.ztsnr},
-        "models": [_model(one, digest) for one, digest in zip(parts.inputs, hashes, strict=True)],
+        "models": [_model(request, one, digest) for one, digest in zip(parts.inputs, hashes, strict=True)],
     }
     return recipe
 
 
-def _model(one: MergeInput, digest: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": one.name, "file": one.path.name, "size": one.header.size, "sha256": digest}
+def output_title(request: MergeRequest) -> str:
+    """How the recipe calls the output: by its file's name, also where it is written again under another one."""
+    return request.title or request.output.name
+
+
+def _lora(request: MergeRequest, spec: LoraSpec) -> dict[str, Any]:
+    stamp = FileStamp.of(spec.path)
+    return {
+        "file": request.file_names.get(spec.path, spec.path.name),
+        "size": stamp.size,
+        "sha256": request.known_hashes.get(spec.path) or _sha256(spec.path, stamp),
+        "strength": spec.strength,
+        "blocks": spec.blocks,
+    }
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, stamp: FileStamp) -> str:
+    """SHA-256 of a small file, computed once for each state of it."""
+    del stamp
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _model(request: MergeRequest, one: MergeInput, digest: str) -> dict[str, Any]:
+    name = request.file_names.get(one.path, one.path.name)
+    entry: dict[str, Any] = {"name": one.name, "file": name, "size": one.header.size, "sha256": digest}
     nested = _parsed(one.header.metadata.get(RECIPE_KEY))
     if nested is not None:
         entry["recipe"] = nested
@@ -123,7 +162,7 @@ def _a1111_recipe(parts: RecipeParts, hashes: Sequence[str]) -> dict[str, Any]:
         "interp_method": method,
         "multiplier": parts.parameters.get("alpha"),
         "save_as_half": request.dtype == "fp16",
-        "custom_name": request.output.stem,
+        "custom_name": PurePath(output_title(request)).stem,
         "config_source": 0,
         "bake_in_vae": "None",
         "discard_weights": "",
@@ -134,10 +173,11 @@ def _a1111_recipe(parts: RecipeParts, hashes: Sequence[str]) -> dict[str, Any]:
 
 def _a1111_models(inputs: Sequence[MergeInput], hashes: Sequence[str]) -> dict[str, Any]:
     models: dict[str, Any] = {}
+    places: dict[Path, str] = {}
     for one, digest in zip(inputs, hashes, strict=True):
         key = digest
-        while key in models and digest == UNKNOWN_HASH:  # a place for each; the lengths stay the same
-            key = f"{int(key, 16) + 1:064x}"
+        if digest == UNKNOWN_HASH:  # a place for each file; the lengths stay the same
+            key = places.setdefault(one.path, f"{len(places):064x}")
         models[key] = {
             "name": one.name,
             "legacy_hash": legacy_hash(one.path) if one.path.is_file() else None,
