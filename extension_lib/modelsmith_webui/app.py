@@ -25,7 +25,8 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     recipes = RecipeLoading(host)
     recipes.install()
     script_callbacks.on_model_loaded(host.model_loaded)
-    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, getattr(host, "vae", None)))
+    vae, prober = getattr(host, "vae", None), getattr(host, "prober", None)
+    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, vae, prober))
     script_callbacks.on_script_unloaded(host.uninstall)
     script_callbacks.on_script_unloaded(recipes.uninstall)
 

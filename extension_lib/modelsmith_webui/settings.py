@@ -8,6 +8,7 @@ SECTION = ("modelsmith", "Modelsmith")
 ENABLED = "modelsmith_enabled"
 BADGE = "modelsmith_badge"
 CFG_RESCALE = "modelsmith_cfg_rescale"
+PROBE = "modelsmith_probe"
 VAE = "modelsmith_vae"
 VAE_QUICKSETTING = "modelsmith_vae_quicksetting"
 # Not a setting: that the webui's VAE selector was put among the quicksettings, so that it is done once only.
@@ -22,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     VAE: True,
     VAE_QUICKSETTING: True,
     CFG_RESCALE: 0.0,
+    PROBE: False,
 }
 
 
@@ -33,10 +35,10 @@ def get(name: str) -> Any:
     return DEFAULTS[name] if value is None else value
 
 
-def register(on_enabled_change: Any, vae: Any = None) -> None:
+def register(on_enabled_change: Any, vae: Any = None, prober: Any = None) -> None:
     """Add the settings. ``on_enabled_change`` is called without arguments when automatic handling is switched.
 
-    ``vae`` is the host's VaeKeeper, None where the host has none.
+    ``vae`` is the host's VaeKeeper and ``prober`` its Prober, None where the host has none.
     """
     import gradio as gr
     from modules import shared
@@ -60,6 +62,12 @@ def register(on_enabled_change: Any, vae: Any = None) -> None:
         "0 is off, 0.2 to 0.7 is usual; for one picture it is chosen in txt2img and img2img",
         component=gr.Slider,
     )
+    if prober is not None:
+        add(
+            PROBE,
+            "Ask models whose prediction type is in doubt what they predict",
+            "once per file, before its first picture: five answers of the model; it hints and sets nothing",
+        )
     add_recipe_settings(OptionInfo, shared.opts, gr.Slider)
     if vae is None:
         return
