@@ -19,17 +19,19 @@ import torch
 from torch import Tensor
 
 from modelsmith.errors import Cancelled, ModelsmithError
-from modelsmith.files.dtypes import count, dtype, torch_dtype
-from modelsmith.files.tensors import RangeFile, TensorSource, open_tensors
+from modelsmith.files.dtypes import dtype, torch_dtype
+from modelsmith.files.tensors import RangeFile
 from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions
+from modelsmith.lora.stack import LoraStack
 from modelsmith.merge.guard import Notice
 from modelsmith.merge.kernels import Kernel, all_finite, copy_values, keep_memory
+from modelsmith.merge.pieces import Pieces, Shared
 from modelsmith.merge.plan import MergePlan, TensorJob
-from modelsmith.merge.reading import ChunkReader, Group, InputHash, Segment, Segments
+from modelsmith.merge.reading import ChunkReader, Group, InputHash, Segments
 from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
 from modelsmith.merge.request import EngineOptions, MergeProgress, MergeResult
+from modelsmith.merge.weights import WeightSource
 
-_LARGE = 1 << 22
 Progress = Callable[[MergeProgress], None]
 IsCancelled = Callable[[], bool]
 
@@ -60,20 +62,19 @@ def run_merge(
         buffers=threads + 4,
     )
     with ExitStack() as stack:
-        sources = [stack.enter_context(open_tensors(one.header)) for one in plan.inputs]
+        sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
             one.check_unchanged()
         hashes = _input_hashes(plan, sources, known)
         entries = [job.entry for job in plan.jobs]
         writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))
-        run = _Run(plan, sources, writer, hashes)
+        run = _Run(plan, sources, _lora(plan, stack), writer, hashes)
         _work(run, threads, _Reporter(progress, cancelled, writer.data_bytes, started))
         final = tuple(
             hashes[_only_file(source)].finish() if digest == UNKNOWN_HASH and _is_single(source) else digest
             for source, digest in zip(sources, known, strict=True)
         )
-        for source in sources:
-            source.check_unchanged()
+        run.check_unchanged()
         metadata = plan.metadata(final)
         if progress:
             progress(MergeProgress(writer.data_bytes, writer.data_bytes, "finishing", time.monotonic() - started))
@@ -121,26 +122,33 @@ def merge_into(
     Raises as ``run_merge`` does. Returns what was noticed about the values.
     """
     with ExitStack() as stack:
-        sources = [stack.enter_context(open_tensors(one.header)) for one in plan.inputs]
+        sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
             one.check_unchanged()
-        run = _Run(plan, sources, sink, {})
+        run = _Run(plan, sources, _lora(plan, stack), sink, {})
         threads = threads or min(4, (os.cpu_count() or 1) + 1)
         _work(run, threads, _Reporter(progress, cancelled, sink.data_bytes, time.monotonic()))
-        for source in sources:
-            source.check_unchanged()
+        run.check_unchanged()
     return run.notices()
 
 
-def _is_single(source: TensorSource) -> bool:
+def _lora(plan: MergePlan, stack: ExitStack) -> LoraStack | None:
+    """The LoRAs of a merge, matched against A, open as long as the stack."""
+    if not plan.request.loras:
+        return None
+    a = plan.inputs[0]
+    return stack.enter_context(LoraStack(plan.request.loras, a.header, architecture=a.report.architecture))
+
+
+def _is_single(source: WeightSource) -> bool:
     return len(source.files) == 1
 
 
-def _only_file(source: TensorSource) -> RangeFile:
+def _only_file(source: WeightSource) -> RangeFile:
     return next(iter(source.files.values()))
 
 
-def _input_hashes(plan: MergePlan, sources: list[TensorSource], known: tuple[str, ...]) -> dict[RangeFile, InputHash]:
+def _input_hashes(plan: MergePlan, sources: list[WeightSource], known: tuple[str, ...]) -> dict[RangeFile, InputHash]:
     """A running hash for every input of one file whose hash nobody knows; sharded models have none."""
     return {
         _only_file(source): InputHash(_only_file(source))
@@ -170,7 +178,8 @@ class _Run:
     """What the threads of one merge share."""
 
     plan: MergePlan
-    sources: list[TensorSource]
+    sources: list[WeightSource]
+    lora: LoraStack | None
     writer: Sink
     hashes: dict[RangeFile, InputHash]
     errors: list[BaseException] = field(default_factory=list[BaseException])
@@ -180,7 +189,18 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.segments = Segments(self.plan.jobs)
-        self.wholes = _Wholes(self)
+        self.pieces = Pieces(Shared(self.sources, self.lora, self._repaired))
+
+    def _repaired(self, job: TensorJob) -> None:
+        path = str(self.plan.inputs[job.operands[0].model].path)
+        self.note(path, job.entry.name, "was damaged and has been repaired (0, 1, 2 …)")
+
+    def check_unchanged(self) -> None:
+        """Raise BadFileError where an input or a LoRA changed since it was opened."""
+        for source in self.sources:
+            source.check_unchanged()
+        if self.lora is not None:
+            self.lora.check_unchanged()
 
     def stop(self, error: BaseException) -> None:
         with self.guard:
@@ -263,11 +283,12 @@ def _fill(run: _Run, kernel: Kernel, reader: ChunkReader, chunk: Chunk) -> None:
         job = group.job
         kind = torch_dtype(job.entry.dtype)
         output = torch.frombuffer(chunk.view, dtype=kind, count=group.length, offset=group.offset)
-        if job.action == "elements":
+        if job.action == "elements" and not job.pieced:
             finite = kernel.elements(group.operands, output, job.entry.dtype, job.parameters)
+        elif job.pieced:
+            finite = copy_values(run.pieces.take(job, group.segments[0].first, group.length, kernel), output)
         else:
-            values = group.operands[0] if job.action == "copy" else run.wholes.take(group.segments[0], kernel)
-            finite = copy_values(values, output)
+            finite = copy_values(group.operands[0], output)
         if not finite:
             _explain(run, group, output)
 
@@ -290,55 +311,3 @@ def _explain_one(run: _Run, job: TensorJob, tensors: list[Tensor]) -> None:
         run.note(str(run.plan.inputs[operand.model].path), operand.name, "has values that are NaN or infinite")
     if not culprits:
         run.note("the result", job.entry.name, f"has values too large for {dtype(job.entry.dtype).label}")
-
-
-class _Wholes:
-    """Tensors that are computed as a whole: by the first thread that needs one, kept until the last value is used."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._guard = threading.Lock()
-        self._large = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
-        self._ready: dict[str, Tensor] = {}
-        self._used: dict[str, int] = {}
-
-    def take(self, segment: Segment, kernel: Kernel) -> Tensor:
-        """The segment's values of its job's tensor, flat."""
-        name = segment.job.entry.name
-        with self._guard:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            if name not in self._ready:
-                # Large tensors one at a time: each takes several times its size in fp32.
-                alone = self._large if count(segment.job.entry.shape) > _LARGE else contextlib.nullcontext()
-                with alone:
-                    self._ready[name] = self._compute(segment.job, kernel)
-            result = self._ready[name]
-            self._used[name] = self._used.get(name, 0) + segment.length
-            if self._used[name] == count(segment.job.entry.shape):
-                del self._ready[name], self._used[name]
-        return result.reshape(-1)[segment.first : segment.first + segment.length]
-
-    def _compute(self, job: TensorJob, kernel: Kernel) -> Tensor:
-        tensors = [self._run.sources[operand.model].load(operand.name) for operand in job.operands]
-        if job.action == "position_ids":
-            return self._position_ids(job, tensors[0])
-        if job.action == "widen":
-            return _widened(job, tensors, kernel)
-        return kernel.whole(tensors, job.entry.dtype, job.parameters)
-
-    def _position_ids(self, job: TensorJob, found: Tensor) -> Tensor:
-        right = torch.arange(found.numel(), dtype=torch.int64).reshape(job.entry.shape)
-        if found.dtype != torch.int64 or not torch.equal(found, right):
-            path = str(self._run.plan.inputs[job.operands[0].model].path)
-            self._run.note(path, job.entry.name, "was damaged and has been repaired (0, 1, 2 …)")
-        return right
-
-
-def _widened(job: TensorJob, tensors: list[Tensor], kernel: Kernel) -> Tensor:
-    """The first channels by the method, the others from the first model that has them."""
-    narrow = min(tensor.shape[1] for tensor in tensors)
-    merged = kernel.whole([tensor[:, :narrow] for tensor in tensors], job.entry.dtype, job.parameters)
-    wide = next(tensor for tensor in tensors if tensor.shape == job.entry.shape)
-    return torch.cat([merged, wide[:, narrow:].to(merged.dtype)], dim=1).contiguous()

@@ -12,6 +12,7 @@ from modelsmith.files.dtypes import dtype
 from modelsmith.files.header import FileHeader, TensorInfo, read_header
 from modelsmith.files.tensors import FileStamp
 from modelsmith.merge.guard import InputPrediction
+from modelsmith.merge.weights import PlainView, WeightSource, plain_view
 
 if TYPE_CHECKING:
     from modelsmith.identify.report import Report
@@ -32,7 +33,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class MergeInput:
-    """One model of a merge: header, identification, and its tensors by canonical name."""
+    """One model of a merge: header, identification, and its tensors by canonical name.
+
+    header: as a merge sees the model, with quantised tensors as they decode. stored: as the file has it.
+    schemes: how the quantised tensors are packed.
+    """
 
     letter: str
     name: str
@@ -40,6 +45,12 @@ class MergeInput:
     report: Report
     canonical: Mapping[str, str]
     stamps: Mapping[Path, FileStamp]
+    stored: FileHeader
+    schemes: Mapping[str, str]
+
+    def open(self) -> WeightSource:
+        """Open the model for reading its values. Raises BadFileError where a file cannot be opened."""
+        return WeightSource(self.stored, PlainView(self.header, self.schemes))
 
     @property
     def path(self) -> Path:
@@ -89,8 +100,10 @@ def open_inputs(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[Merge
         stamps = {path: FileStamp.of(path)} if path.is_file() else {}
         header = read_header(path)
         report = identify_header(header)
-        canonical = {canonical_name(key): key for key in header.tensors}
-        one = MergeInput(letter, names.get(path, path.name), header, report, canonical, stamps)
+        view = plain_view(header) if report.kind in MERGEABLE else PlainView(header, {})
+        canonical = {canonical_name(key): key for key in view.header.tensors}
+        name = names.get(path, path.name)
+        one = MergeInput(letter, name, view.header, report, canonical, stamps, header, view.schemes)
         _check_kind(one)
         _check_precision(one)
         inputs.append(one)
@@ -117,18 +130,22 @@ def _check_kind(one: MergeInput) -> None:
 
 
 def _check_precision(one: MergeInput) -> None:
-    quantized = one.report.quantization
+    """Raise BadFileError for what is quantised in a way that is not decoded."""
+    quantized = ""
     for key, info in one.header.tensors.items():
         try:
             dtype(info.dtype)
         except UnknownNameError:
             quantized = info.dtype
             break
-        if info.dtype in ("U8", "I8") and key.endswith(".weight"):
-            quantized = quantized or "packed integers"
+        if info.dtype in ("U8", "I8", "I32") and key.endswith(".weight"):
+            quantized = one.report.quantization or "packed integers"
+            break
     if quantized:
         raise BadFileError(
-            one.path, f"model {one.letter} is quantised ({quantized})", "Use its fp16, bf16, fp32 or plain fp8 form"
+            one.path,
+            f"model {one.letter} is quantised ({quantized})",
+            "Use its fp16, bf16, fp32 or fp8 form, or one in NF4, FP4 or GGUF",
         )
 
 

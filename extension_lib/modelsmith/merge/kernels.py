@@ -89,7 +89,7 @@ class Kernel:
             (buffer if length == padded else buffer[:length]).copy_(operand)
             wide.append(buffer)
         value = self._value(wide, parameters)
-        output.copy_(value if length == padded else value[:length])
+        store(value if length == padded else value[:length], output)
 
     def _value(self, wide: Sequence[Tensor], parameters: Mapping[str, float]) -> Tensor:
         """The method on operands that may be overwritten. The two that everybody uses take no new memory; their
@@ -130,10 +130,30 @@ class Kernel:
             output[whole:].copy_(ends[2][:rest])
 
     def whole(self, operands: Sequence[Tensor], output_type: str, parameters: Mapping[str, float]) -> Tensor:
-        """The method on whole tensors of any shape, rounded to the output type."""
+        """The method on tensors of any shape, not yet rounded."""
         kind = working_type(output_type, operands)
         result: Tensor = self._function(*(operand.to(kind) for operand in operands), **parameters)
-        return result.to(torch_dtype(output_type)).contiguous()
+        return result
+
+
+def rounded(value: Tensor, output_type: str) -> Tensor:
+    """The values in the output's type, in new memory."""
+    result = torch.empty(value.shape, dtype=torch_dtype(output_type))
+    store(value, result)
+    return result
+
+
+def store(value: Tensor, output: Tensor) -> None:
+    """Round values once into memory of the output's type.
+
+    In fp8 what lies beyond the largest value becomes that, as hardware does it; infinities become NaN, so that they
+    can still be seen.
+    """
+    if output.element_size() == 1 and output.is_floating_point() and value.dtype != output.dtype:
+        limit = torch.finfo(output.dtype).max
+        value = value.float()
+        value = value.masked_fill(value.isinf(), float("nan")).clamp_(-limit, limit)
+    output.copy_(value)
 
 
 def copy_values(source: Tensor, output: Tensor) -> bool:
@@ -147,7 +167,7 @@ def copy_values(source: Tensor, output: Tensor) -> bool:
         if piece.dtype == into.dtype:
             into.view(torch.uint8).copy_(piece.view(torch.uint8))
         else:
-            into.copy_(piece)
+            store(piece, into)
         finite = all_finite(into) and finite
     return finite
 

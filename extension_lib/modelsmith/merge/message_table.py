@@ -124,6 +124,14 @@ NOTICES: Mapping[str, Pair] = {
         "The rule {rule!r} for {parameter} holds no tensor",
         "{parameter} の規則 {rule!r} に当てはまるテンソルがありません",
     ),
+    "lora-unmatched": (
+        "{file}: {count} parts match nothing in the model and have no effect: {names}",
+        "{file}: モデルに対応するもののない {count} 個の部分は効果がありません: {names}",
+    ),
+    "decoded": (
+        "{model} is quantised ({schemes}); its values are decoded while they are read and are only as exact as that",
+        "{model} は量子化されています({schemes})。値は読み込みながら復元されますが、精度は量子化された値のままです",
+    ),
     # ---- run
     "not-finite": (
         "{file}: tensor {tensor!r} has values that are NaN or infinite",

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from modelsmith.errors import MergeError, UsageError
-from modelsmith.files.dtypes import OUTPUT_LABELS, count, dtype
+from modelsmith.files.dtypes import count, dtype
 from modelsmith.files.header import TensorInfo
 from modelsmith.files.names import check_output_name
 from modelsmith.files.output import check_space, free_bytes
 from modelsmith.files.writer import Entry, build_header
 from modelsmith.markers import MARKERS
 from modelsmith.merge.blocks import BASE, BlockLayout, layout_for, parse_weights, weights_from_list
+from modelsmith.merge.extras import decoded_notices, plan_loras
 from modelsmith.merge.guard import Notice, Verdict, Weights, judge
 from modelsmith.merge.inputs import LETTERS, MergeInput, open_inputs
 from modelsmith.merge.methods import MethodSpec, get_method
+from modelsmith.merge.precision import PRECISIONS, OutputTypes, check_precisions
 from modelsmith.merge.recipe import UNKNOWN_HASH, RecipeParts, build_metadata
 from modelsmith.merge.request import BlockWeights, MergeRequest
 
-Action = Literal["copy", "elements", "whole", "widen", "position_ids", "empty"]
+Action = Literal["copy", "elements", "whole", "widen", "position_ids", "scale", "empty"]
 
 _SCHEDULE = re.compile(
     r"^(?:betas|alphas_cumprod(?:_prev)?|sqrt_\w+|log_one_minus_alphas_cumprod|posterior_\w+|lvlb_weights|logvar)$"
@@ -47,7 +49,8 @@ class TensorJob:
 
     action: ``copy`` the only operand; ``elements``: the method value by value; ``whole``: the method on whole
     tensors; ``widen``: an input convolution with 9 or 8 channels with one of 4; ``position_ids``: 0, 1, 2 …;
-    ``empty``: a marker.
+    ``scale``: the scale of ``base``, a weight in scaled fp8; ``empty``: a marker.
+    lora: a LoRA changes the tensor. scaled: it is divided by its scale.
     """
 
     entry: Entry
@@ -55,6 +58,14 @@ class TensorJob:
     operands: tuple[Operand, ...] = ()
     parameters: Mapping[str, float] = field(default_factory=dict[str, float])
     block: str = BASE
+    lora: bool = False
+    scaled: bool = False
+    base: TensorJob | None = None
+
+    @property
+    def pieced(self) -> bool:
+        """Whether the tensor is computed apart from the chunks (``merge.pieces``)."""
+        return self.lora or self.scaled or self.action not in ("copy", "elements")
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,9 @@ def _check_output(request: MergeRequest) -> None:
         raise UsageError(f"the output folder {target.parent} does not exist", "Create it first")
     if target.exists() and not request.overwrite:
         raise UsageError(f"{target} exists already", "Choose another name or allow it to be replaced")
-    if request.dtype is not None and request.dtype not in OUTPUT_LABELS:
-        raise UsageError(f"the precision {request.dtype!r} is unknown", f"Choose {', '.join(OUTPUT_LABELS)}")
+    if request.dtype is not None and request.dtype not in PRECISIONS:
+        raise UsageError(f"the precision {request.dtype!r} is unknown", f"Choose {', '.join(PRECISIONS)}")
+    check_precisions(request)
 
 
 Resolved = Mapping[str, Mapping[str, float]]
@@ -183,13 +195,14 @@ def _summary(
     method: MethodSpec, inputs: Sequence[MergeInput], parameters: Mapping[str, float], blocks: Resolved
 ) -> str:
     models = ", ".join(f"{one.letter} = {one.name}" for one in inputs)
-    values = ", ".join(f"{name} {value:g}" for name, value in parameters.items() if not _varies(blocks.get(name)))
-    varied = ", ".join(f"{name} by block" for name, weights in blocks.items() if _varies(weights))
+    own = {name: set(weights.values()) for name, weights in blocks.items()}
+    values = ", ".join(
+        f"{name} {next(iter(own.get(name, {value}))):g}"
+        for name, value in parameters.items()
+        if len(own.get(name, {value})) == 1
+    )
+    varied = ", ".join(f"{name} by block" for name, weights in own.items() if len(weights) > 1)
     return f"{method.label}: {method.formula}; {models}; " + ", ".join(part for part in (values, varied) if part)
-
-
-def _varies(weights: Mapping[str, float] | None) -> bool:
-    return weights is not None and len(set(weights.values())) > 1
 
 
 @dataclass(frozen=True)
@@ -212,8 +225,15 @@ class _Builder:
         self.request, self.method, self.inputs = setup.request, setup.method, setup.inputs
         self.layout, self.parameters = setup.layout, setup.parameters
         self.blocks, self.verdict = setup.blocks, setup.verdict
-        self.given = {name: dict(weights) for name, weights in self.blocks.items() if _varies(weights)}
-        self.notices: list[Notice] = []
+        # A whole row of one other value is told too: ALL_B with alpha 0.5 is not alpha 0.5.
+        self.given = {
+            name: dict(weights)
+            for name, weights in self.blocks.items()
+            if set(weights.values()) != {self.parameters[name]}
+        }
+        self._types = OutputTypes(self.request, self.inputs[0])
+        self._loras = plan_loras(self.request, self.inputs[0])
+        self.notices: list[Notice] = [*self._loras.notices, *decoded_notices(self.inputs)]
         self.widened = False
         self._missing: list[str] = []
         self._ema = _ema_names(self.inputs[0].header.tensors)
@@ -222,12 +242,17 @@ class _Builder:
         """All jobs in the order of the output file: wide types first, so that every tensor stays aligned; else as in
         A, so that A is read from front to end."""
         a = self.inputs[0]
-        place = {key: (str(info.file or ""), info.start) for key, info in a.header.tensors.items()}
+        place = {key: (str(info.file or ""), info.start) for key, info in a.stored.tensors.items()}
         jobs: list[TensorJob] = []
         for canonical, key in sorted(a.canonical.items(), key=lambda item: place[item[1]]):
             job = self._job(canonical, key, a.header.tensors[key])
             if job is not None:
                 jobs.append(job)
+                if job.scaled:
+                    layer = key[: -len(".weight")]
+                    jobs.append(TensorJob(Entry(f"{layer}.scale_weight", "F32", ()), "scale", base=job))
+        if any(job.scaled for job in jobs):
+            jobs.append(TensorJob(Entry(self._types.marker(), "F8_E4M3", (0,)), "empty"))
         self._report_missing()
         jobs += self._markers()
         return tuple(sorted(jobs, key=lambda job: -dtype(job.entry.dtype).itemsize))
@@ -246,10 +271,11 @@ class _Builder:
         if operands is None:
             return None
         block = self.layout.block_of(self._ema.get(key, key))
-        entry = Entry(key, self._output_dtype(info), info.shape)
-        if len(operands) == 1:
-            return TensorJob(entry, "copy", operands, {}, block)
-        return self._merge(entry, operands, block)
+        entry = Entry(key, self._types.of(key, info), info.shape)
+        job = TensorJob(entry, "copy", operands, {}, block)
+        if len(operands) > 1:
+            job = self._merge(entry, operands, block)
+        return replace(job, lora=key in self._loras.keys, scaled=self._types.scaled(key, info))
 
     def _operands(self, canonical: str, own: Operand) -> tuple[Operand, ...] | None:
         """The same tensor in every model; A's alone or None where another lacks it, by the chosen policy."""
@@ -308,9 +334,6 @@ class _Builder:
         if (a.type, bool(a.ztsnr)) != (self.verdict.type, bool(self.verdict.ztsnr)):
             return None  # A's noise schedule, kept in the file, would no longer be the result's
         return TensorJob(Entry(own.name, own.info.dtype, own.info.shape), "copy", (own,))
-
-    def _output_dtype(self, info: TensorInfo) -> str:
-        return OUTPUT_LABELS[self.request.dtype] if self.request.dtype else info.dtype
 
     def _report_missing(self) -> None:
         if self._missing and self.request.missing == "stop":

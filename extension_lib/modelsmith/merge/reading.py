@@ -15,8 +15,9 @@ from torch import Tensor
 from modelsmith.errors import Cancelled
 from modelsmith.files.dtypes import dtype, torch_dtype
 from modelsmith.files.output import aligned_buffer
-from modelsmith.files.tensors import RangeFile, TensorSource, is_strided
+from modelsmith.files.tensors import RangeFile, is_strided
 from modelsmith.merge.plan import Operand, TensorJob
+from modelsmith.merge.weights import WeightSource
 
 _STEP = 64  # groups of reads start at a multiple of this in memory, so that values are aligned
 
@@ -98,7 +99,7 @@ class Group:
 class ChunkReader:
     """Reads the operands of segments for one thread."""
 
-    def __init__(self, sources: Sequence[TensorSource], hashes: Mapping[RangeFile, InputHash]) -> None:
+    def __init__(self, sources: Sequence[WeightSource], hashes: Mapping[RangeFile, InputHash]) -> None:
         self._sources = sources
         self._hashes = hashes
         self._arena = aligned_buffer(4096)
@@ -132,7 +133,7 @@ class ChunkReader:
         chosen = [segments[number] for number in numbers]
         job = chosen[0].job
         group = Group(chosen, [])
-        if job.action in ("copy", "elements"):
+        if not job.pieced:
             for slot, operand in enumerate(job.operands):
                 place = places.get((numbers[0], slot))
                 if place is None:
@@ -184,7 +185,7 @@ def _together(segments: Sequence[Segment], places: Mapping[tuple[int, int], int]
 
 def _follows(before: Segment, segment: Segment, number: int, places: Mapping[tuple[int, int], int]) -> bool:
     one, two = before.job, segment.job
-    if one.action != two.action or two.action not in ("copy", "elements") or one.entry.dtype != two.entry.dtype:
+    if one.action != two.action or one.pieced or two.pieced or one.entry.dtype != two.entry.dtype:
         return False
     if len(one.operands) != len(two.operands) or one.parameters != two.parameters:
         return False
@@ -196,8 +197,8 @@ def _follows(before: Segment, segment: Segment, number: int, places: Mapping[tup
 
 
 def streams(job: TensorJob, operand: Operand) -> bool:
-    """Whether a tensor is read piece by piece with its neighbours; others are read whole, on their own."""
-    return job.action in ("copy", "elements") and not is_strided(operand.info)
+    """Whether a tensor is read piece by piece with its neighbours; others are read on their own."""
+    return not job.pieced and operand.info.start >= 0 and not is_strided(operand.info)
 
 
 class InputHash:

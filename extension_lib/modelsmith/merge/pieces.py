@@ -1,0 +1,172 @@
+"""Tensors that are not computed chunk by chunk: as a whole, or in runs of rows that do not depend on the chunks.
+
+A LoRA's product of matrices, for one, may differ in its last bit with the number of rows that are computed together,
+so its rows are cut by the tensor's shape alone, and whichever thread needs a run first computes it for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from modelsmith.files.dtypes import count
+from modelsmith.lora.stack import LoraStack
+from modelsmith.merge.kernels import Kernel, rounded, working_type
+from modelsmith.merge.plan import TensorJob
+from modelsmith.merge.weights import WeightSource
+
+PIECE = 1 << 20
+"""Values in a run of rows, about; a row is never cut."""
+
+_LARGE = 1 << 22
+_FP8_LARGEST = 448.0
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What computing needs. repaired: told of a job whose position ids were damaged."""
+
+    sources: Sequence[WeightSource]
+    lora: LoraStack | None
+    repaired: Callable[[TensorJob], None]
+
+
+@dataclass(slots=True)
+class _Ready:
+    values: Tensor
+    used: int = 0
+
+
+class Pieces:
+    """Computes each piece once, for the first thread that needs it, and keeps it until its last value is used."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._guard = threading.Lock()
+        self._large = threading.Lock()
+        self._locks: dict[tuple[str, int], threading.Lock] = {}
+        self._ready: dict[tuple[str, int], _Ready] = {}
+        self._scales: dict[str, float] = {}
+
+    def take(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
+        """``length`` values of a job's tensor from the ``first`` on, flat and in the output's type."""
+        size = self._size(job)
+        parts: list[Tensor] = []
+        for index in range(first // size, -(-(first + length) // size)):
+            begin, end = max(first, index * size), min(first + length, (index + 1) * size)
+            parts.append(self._piece(job, index, (begin - index * size, end - index * size), kernel))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _size(self, job: TensorJob) -> int:
+        """Values in each piece but the last."""
+        shape = job.entry.shape
+        if job.action not in ("copy", "elements") or (job.lora and not self._separable(job)):
+            return max(1, count(shape))
+        row = max(1, prod(shape[1:]))
+        return max(1, PIECE // row) * row
+
+    def _separable(self, job: TensorJob) -> bool:
+        return self._shared.lora is not None and self._shared.lora.separable(job.entry.name)
+
+    def _piece(self, job: TensorJob, index: int, part: tuple[int, int], kernel: Kernel) -> Tensor:
+        size, total = self._size(job), count(job.entry.shape)
+        first, length = index * size, min(size, total - index * size)
+        key = (job.entry.name, index)
+        with self._lock(key):
+            found = self._ready.get(key)
+            if found is None:
+                # Large tensors one at a time: each takes several times its size in fp32.
+                with self._large if length > _LARGE else contextlib.nullcontext():
+                    found = _Ready(self._compute(job, first, length, kernel).reshape(-1))
+                self._ready[key] = found
+            found.used += part[1] - part[0]
+            if found.used >= length:
+                del self._ready[key]
+        return found.values[part[0] : part[1]]
+
+    def _lock(self, key: tuple[str, int]) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def _compute(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
+        if job.action == "position_ids":
+            return self._position_ids(job)
+        if job.base is not None:
+            return torch.tensor([self._scale(job.base, kernel)], dtype=torch.float32)
+        wide = self._wide(job, first, length, kernel)
+        if job.scaled:
+            wide = wide / self._scale(job, kernel)
+        return rounded(wide, job.entry.dtype)
+
+    def _wide(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
+        """The values before they are rounded."""
+        if length < count(job.entry.shape) or (job.action in ("copy", "elements") and not job.lora):
+            return self._rows(job, first, length, kernel)
+        tensors = [self._shared.sources[operand.model].load(operand.name) for operand in job.operands]
+        if job.action == "widen":
+            return self._widened(job, tensors, kernel)
+        wide = kernel.whole(tensors, job.entry.dtype, job.parameters) if job.action != "copy" else None
+        if wide is None:
+            wide = tensors[0].to(working_type(job.entry.dtype, tensors))
+        return self._with_lora(job, wide)
+
+    def _rows(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
+        flat = [self._shared.sources[operand.model].load_flat(operand.name, first, length) for operand in job.operands]
+        if job.action == "copy":
+            wide = flat[0].to(working_type(job.entry.dtype, flat))
+        else:
+            wide = kernel.whole(flat, job.entry.dtype, job.parameters)
+        if job.lora and self._shared.lora is not None:
+            row = max(1, prod(job.entry.shape[1:]))
+            rows = wide.reshape(-1, *job.entry.shape[1:])
+            wide = self._shared.lora.apply_rows(job.entry.name, rows, first // row).reshape(-1)
+        return wide
+
+    def _with_lora(self, job: TensorJob, wide: Tensor) -> Tensor:
+        if not job.lora or self._shared.lora is None:
+            return wide
+        key = job.entry.name
+        if self._shared.lora.separable(key) and wide.dim():
+            return self._shared.lora.apply_rows(key, wide.contiguous(), 0)
+        return self._shared.lora.apply(key, wide.contiguous())
+
+    def _widened(self, job: TensorJob, tensors: list[Tensor], kernel: Kernel) -> Tensor:
+        """The first channels by the method, the others from the first model that has them."""
+        narrow = min(tensor.shape[1] for tensor in tensors)
+        merged = kernel.whole([tensor[:, :narrow] for tensor in tensors], job.entry.dtype, job.parameters)
+        if tensors[0].shape == merged.shape:  # a LoRA has the shape that A has
+            merged = self._with_lora(job, merged)
+        wide = next(tensor for tensor in tensors if tensor.shape == job.entry.shape)
+        whole = torch.cat([merged, wide[:, narrow:].to(merged.dtype)], dim=1)
+        return self._with_lora(job, whole) if tensors[0].shape == whole.shape else whole
+
+    def _scale(self, job: TensorJob, kernel: Kernel) -> float:
+        """``max|w| / 448`` of a weight as it will be before it is scaled, rounded to float32; 1 for zeros.
+
+        The weight is computed once for this and once more to be written: kept, all weights of a model would have to
+        be held, since the scales stand at the front of the file.
+        """
+        name = job.entry.name
+        with self._lock((name, -1)):
+            if name not in self._scales:
+                size, total = self._size(job), count(job.entry.shape)
+                largest = 0.0
+                for first in range(0, total, size):
+                    wide = self._wide(job, first, min(size, total - first), kernel)
+                    low, high = torch.aminmax(torch.nan_to_num(wide, 0.0, 0.0, 0.0))
+                    largest = max(largest, -float(low), float(high))
+                self._scales[name] = float(torch.tensor(largest / _FP8_LARGEST or 1.0, dtype=torch.float32))
+        return self._scales[name]
+
+    def _position_ids(self, job: TensorJob) -> Tensor:
+        found = self._shared.sources[job.operands[0].model].load(job.operands[0].name)
+        right = torch.arange(found.numel(), dtype=torch.int64).reshape(job.entry.shape)
+        if found.dtype != torch.int64 or not torch.equal(found, right):
+            self._shared.repaired(job)
+        return right
