@@ -13,6 +13,7 @@ import torch
 
 from convert.helpers import converted, loaded, metadata_of, same_bits, saved, tiny_checkpoint
 from modelsmith.convert.casts import cast, decode_fp8
+from modelsmith.convert.dequantize_gguf import DECODERS
 from modelsmith.convert.model import open_model
 from modelsmith.convert.nodes import whole
 from modelsmith.convert.precision import parse_precision
@@ -213,7 +214,8 @@ def test_gguf_equals_its_reference(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "sd1")
     expected: dict[str, np.ndarray] = {}
-    names = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "BF16"]
+    names = [*DECODERS, "BF16"]
+    assert {kind.name for kind in gguf.quants._type_traits} <= {*names, "F16", "F32"}  # all that it decodes
     for label in names:
         kind = getattr(gguf.GGMLQuantizationType, label)
         block, width = gguf.GGML_QUANT_SIZES[kind]

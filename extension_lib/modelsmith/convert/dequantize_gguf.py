@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from modelsmith.convert import dequantize_iq
 from modelsmith.convert.nodes import byte_view
 from modelsmith.errors import BadFileError
 from modelsmith.files.gguf import TYPES
@@ -135,7 +136,7 @@ def _q6_k(blocks: torch.Tensor) -> torch.Tensor:
 
 DECODERS: Mapping[str, Decoder] = {
     "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0, "IQ4_NL": _iq4_nl,
-    "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k,
+    "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, **dequantize_iq.DECODERS,
 }  # fmt: skip
 """Every block type that can be read, by ggml's name."""
 
