@@ -1,4 +1,4 @@
-// Starting the jobs of the Convert and the VAE view: the first argument of each event becomes the id of the task or the
+// Starting the jobs of the views beside Merge, and its comparison: the first argument of each event becomes the id of the task or the
 // ticket of a question, and the host's progress bar follows the task. Links lead from a report to these views.
 
 (function() {
@@ -7,6 +7,8 @@
     const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const byId = id => root().querySelector("#" + id);
     const pageId = Math.random().toString(36).slice(2);
+    // Jobs that make no file.
+    const NOTHING_NEW = new Set(["difference"]);
     let asked = 0;
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
@@ -29,11 +31,11 @@
         const place = byId(`modelsmith_${view}_progress`);
         args[0] = id;
         if (place) {
-            const whole = byId(`modelsmith_${view}`);
+            const whole = byId(`modelsmith_${view}`) || place.closest(".ms-merge-view");
             whole?.classList.add("ms-running");
             requestProgress(id, place, null, () => {
                 whole?.classList.remove("ms-running");
-                setTimeout(refreshLists, 300);
+                if (!NOTHING_NEW.has(view)) setTimeout(refreshLists, 300);
             });
         }
         return args;
@@ -45,7 +47,7 @@
         return args;
     }
 
-    for (const view of ["convert", "vae"]) {
+    for (const view of ["convert", "vae", "difference"]) {
         window["modelsmithStart_" + view] = function() { return start(view, arguments); };
         window["modelsmithAsk_" + view] = function() { return ask(view, arguments); };
     }

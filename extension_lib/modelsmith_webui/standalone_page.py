@@ -27,8 +27,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ASSETS: dict[str, tuple[Path, str]] = {
     "standalone.js": (Path(__file__).parent / "assets" / "standalone.js", "text/javascript"),
     "standalone.css": (Path(__file__).parent / "assets" / "standalone.css", "text/css"),
-    "modelsmith.js": (ROOT / "javascript" / "modelsmith.js", "text/javascript"),
-    "modelsmith_jobs.js": (ROOT / "javascript" / "modelsmith_jobs.js", "text/javascript"),
+    # In the order in which a webui loads them; what hangs on its own selectors is left out.
+    **{
+        path.name: (path, "text/javascript")
+        for path in sorted((ROOT / "javascript").glob("modelsmith*.js"))
+        if path.name != "modelsmith_vae.js"
+    },
     "style.css": (ROOT / "style.css", "text/css"),
 }
 ASSET_PREFIX = "/modelsmith/assets/"

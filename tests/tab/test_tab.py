@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,19 +12,23 @@ from typing import Any
 import gradio as gr
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from makers import write_header_only
 from modelsmith.decision import Override
+from modelsmith.merge.blocks import LAYOUTS
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.library import library_of
+from modelsmith_webui.tab import speed
+from modelsmith_webui.tab.block_editor import Layer, editor_data
 from modelsmith_webui.tab.compat import file_path, js_keyword
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
-from modelsmith_webui.tab.merge_form import MergeForm, all_parameters, block_parameters
+from modelsmith_webui.tab.merge_form import MergeForm, all_parameters, block_parameters, field_names
 from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.texts import Texts
 
-LAYOUTS = {"column", "row", "form", "group", "box"}
+CONTAINERS = {"column", "row", "form", "group", "box"}
 DEMO_A, DEMO_B = "modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors"
 
 
@@ -31,7 +37,7 @@ def components(tab: Any) -> list[dict[str, Any]]:
 
 
 def test_every_component_has_an_id_of_its_own(tab: Any) -> None:
-    shown = [component for component in components(tab) if component["type"] not in LAYOUTS]
+    shown = [component for component in components(tab) if component["type"] not in CONTAINERS]
     ids = [component["props"].get("elem_id") for component in shown]
     assert len(shown) > 20
     assert [c["type"] for c, found in zip(shown, ids, strict=True) if not str(found).startswith("modelsmith_")] == []
@@ -43,7 +49,7 @@ def test_labels_are_unique_within_the_tab(tab: Any) -> None:
     named = [
         component["props"].get("label") or component["props"].get("value")
         for component in components(tab)
-        if component["type"] not in LAYOUTS | {"html", "tabs", "tabitem", "accordion"}
+        if component["type"] not in CONTAINERS | {"html", "tabs", "tabitem", "accordion"}
     ]
     assert [label for label, count in Counter(named).items() if count > 1] == []
 
@@ -56,7 +62,10 @@ def test_generated_controls_stay_out_of_the_saved_settings(tab: Any) -> None:
     }
     wanted = {f"modelsmith_parameter_{name}" for name in all_parameters()}
     wanted |= {f"modelsmith_blocks_{name}" for name in block_parameters()}
-    wanted |= {f"modelsmith_model_{slot}" for slot in "abc"} | {"modelsmith_inspect_file", "modelsmith_library_open"}
+    wanted |= {f"modelsmith_model_{slot}" for slot in ("a", "b", "c", "more")} | {
+        "modelsmith_inspect_file",
+        "modelsmith_library_open",
+    }
     assert wanted <= unsaved
 
 
@@ -135,12 +144,9 @@ def merge_view(host: StandaloneHost) -> MergeView:
 
 def values(**changes: Any) -> list[Any]:
     """The merge view's fields in their order, with ``changes`` by field."""
-    fields: dict[str, Any] = {
-        "a": DEMO_A, "b": DEMO_B, "c": None, "method": "Weighted sum", "name": "", "precision": "as model A",
-        "overwrite": False, "mix": "stop and say so",
-    }  # fmt: skip
-    fields |= {name: spec.default for name, spec in all_parameters().items()}
-    fields |= {f"blocks_{name}": "" for name in block_parameters()}
+    fields = dict(
+        zip(field_names(), MergeForm(models=(DEMO_A, DEMO_B, None), method="Weighted sum").values(), strict=True)
+    )
     assert set(changes) <= set(fields)
     return list((fields | changes).values())
 
@@ -148,18 +154,22 @@ def values(**changes: Any) -> list[Any]:
 def test_the_form_reads_the_fields_in_the_order_of_the_view(host: StandaloneHost) -> None:
     view = merge_view(host)
     assert len(view.inputs) == len(values())
-    form = MergeForm.from_values(values(alpha=0.25, blocks_alpha="GRAD_V", name="out"))
+    ids = [component.elem_id for component in view.inputs]
+    assert ids[:5] == [f"modelsmith_model_{name}" for name in ("a", "b", "c", "more")] + ["modelsmith_method"]
+    form = MergeForm.from_values(values(parameter_alpha=0.25, blocks_alpha="GRAD_V", name="out"))
     request = form.request(host)
     assert request.parameters == {"alpha": 0.25}
     assert request.block_weights == {"alpha": "GRAD_V"}
     assert request.output == host.models / "out.safetensors"
     assert [path.name for path in request.models] == [DEMO_A, DEMO_B]
+    assert MergeForm.from_values(form.values()) == form
 
 
 def test_the_plan_says_what_will_be_made(host: StandaloneHost) -> None:
-    plan, mix = merge_view(host).show_plan("", *values(alpha=0.25))
+    plan, mix = merge_view(host).show_plan("", *values(parameter_alpha=0.25))
     assert "What will be made" in plan and "Alpha 0.25" in plan
     assert "modelsmith-demo-a_0.25_modelsmith-demo-b.safetensors" in plan
+    assert "known after the first merge here" in plan
     assert mix["visible"] is False
 
 
@@ -173,6 +183,9 @@ def test_the_plan_says_what_will_be_made(host: StandaloneHost) -> None:
         ({"blocks_alpha": "GRAD_X"}, "Did you mean"),
         ({"b": "nothing-like-it"}, "unknown model file"),
         ({"method": "Add difference"}, "Choose the models"),
+        ({"loras": '[{"name": "x", "strength": "much"}]'}, "the strength of x"),
+        ({"loras": "not json"}, "the list of LoRAs cannot be read"),
+        ({"loras": '[{"name": "x"}]'}, "has no LoRA files"),
     ],
 )
 def test_what_stands_in_the_way_is_said_before_the_start(
@@ -180,6 +193,69 @@ def test_what_stands_in_the_way_is_said_before_the_start(
 ) -> None:
     plan, _ = merge_view(host).show_plan("", *values(**changes))
     assert told in plan
+
+
+def test_a_name_that_is_taken_has_two_ways_out(host: StandaloneHost) -> None:
+    view, fields = merge_view(host), values(name="modelsmith-demo-a")
+    plan, _ = view.show_plan("", *fields)
+    assert 'data-remedy="another"' in plan and 'data-remedy="replace"' in plan
+    filled = view.take_remedy('{"remedy": "another"}', *fields)
+    assert len(filled) == len(view.filled)
+    by_name = dict(zip(field_names(), filled, strict=False))
+    assert by_name["name"]["value"] == "modelsmith-demo-a-2"
+    assert view.take_remedy("nonsense", *fields) == [gr.update() for _ in view.filled]
+
+
+def write_v_model(host: StandaloneHost, name: str) -> None:
+    """Demo B as a v-prediction model: with the metadata that say so."""
+    save_file(load_file(str(host.models / DEMO_B)), str(host.models / name), {"modelspec.prediction_type": "v"})
+
+
+def test_the_guard_refuses_and_each_remedy_that_it_offers_works(host: StandaloneHost) -> None:
+    write_v_model(host, "v.safetensors")
+    view, fields = merge_view(host), values(b="v.safetensors")
+    plan, mix = view.show_plan("", *fields)
+    assert "ms-warning" in plan and mix["visible"] is True
+    offered = re.findall(r'data-remedy="([^"]+)"', plan)
+    assert "difference" in offered and len(offered) >= 2
+    for remedy in offered:
+        filled = dict(zip(field_names(), view.take_remedy(f'{{"remedy": "{remedy}"}}', *fields), strict=False))
+        form = MergeForm.from_values([filled[name].get("value") for name in field_names()])
+        if remedy == "difference":
+            assert form.method == "Add difference" and form.models[:2] == (DEMO_A, "v.safetensors")
+            assert form.parameters["alpha"] == 1.0
+        else:
+            assert "What will be made" in view.plan_of(form)[0]
+
+
+def test_the_expected_time_is_the_measured_one(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "LEAST_SECONDS", 0.0)
+    view = merge_view(host)
+    view.merge("task(x)", *values(name="one"))
+    known = json.loads((host.data_folder() / speed.FILE_NAME).read_text())
+    assert set(known) == {"weighted_sum"} and known["weighted_sum"] > 0
+    assert "Ready in about" in view.show_plan("", *values(name="two"))[0]
+
+
+def test_presets_of_ones_own_are_kept(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    assert view.weights.keep_preset('{"name": "mine", "text": "0.5,CLIP=1"}') == ""
+    assert view.weights.presets.all() == {"mine": "0.5,CLIP=1"}
+    assert "mine" in view.weights.show_blocks(DEMO_A, "Weighted sum")
+    assert "cannot name a preset" in view.weights.keep_preset('{"name": "a,b", "text": "1"}')
+    view.weights.keep_preset('{"name": "mine", "text": ""}')
+    assert view.weights.presets.all() == {}
+    view.weights.presets.path.write_text("{broken")
+    assert view.weights.presets.all() == {}
+
+
+def test_the_map_shows_where_the_models_differ(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    (told,) = view.weights.compare("task(x)", DEMO_A, DEMO_B, None, "Weighted sum")
+    assert "ms-difference-data" in told and "&quot;OUT11&quot;" in told
+    (same,) = view.weights.compare("task(x)", DEMO_A, DEMO_A, None, "Weighted sum")
+    assert "0 %" in same
+    assert 'role="alert"' in view.weights.compare("task(x)", DEMO_A, None, None, "Weighted sum")[0]
 
 
 def test_an_answer_that_was_overtaken_is_not_shown(host: StandaloneHost) -> None:
@@ -200,8 +276,8 @@ def test_models_that_do_not_fit_are_refused(host: StandaloneHost, tmp_path: Path
 def test_a_merge_writes_the_file_and_offers_it(host: StandaloneHost) -> None:
     view = merge_view(host)
     before = {path.name for path in host.models.iterdir()}
-    *lists, html = view.merge("task(x)", *values(name="mixed", alpha=0.5))
-    assert "ms-done" in html and "mixed.safetensors" in html
+    *lists, said = view.merge("task(x)", *values(name="mixed", parameter_alpha=0.5))
+    assert "ms-done" in said and "mixed.safetensors" in said
     assert all("mixed.safetensors" in update["choices"] for update in lists)
     assert {path.name for path in host.models.iterdir()} - before == {"mixed.safetensors"}
     with safe_open(host.models / "mixed.safetensors", "pt") as file:
@@ -210,45 +286,77 @@ def test_a_merge_writes_the_file_and_offers_it(host: StandaloneHost) -> None:
 
 def test_a_cancelled_merge_leaves_nothing(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.jobs, "cancelled", lambda: True)
+    view = merge_view(host)
     before = sorted(path.name for path in host.models.iterdir())
-    *_, html = merge_view(host).merge("task(x)", *values(name="mixed"))
-    assert "Cancelled" in html
+    *_, said = view.merge("task(x)", *values(name="mixed"))
+    assert "Cancelled" in said
     assert sorted(path.name for path in host.models.iterdir()) == before
 
 
 def test_a_failed_merge_says_so(host: StandaloneHost) -> None:
-    *_, html = merge_view(host).merge("task(x)", *values(name=DEMO_A))
-    assert 'role="alert"' in html and "exists already" in html
+    *_, said = merge_view(host).merge("task(x)", *values(name=DEMO_A))
+    assert 'role="alert"' in said and "exists already" in said
+
+
+def chosen(view: MergeView, label: str) -> dict[str, Any]:
+    """What choosing a method updates, by element id."""
+    shown = view.method_chosen(label)
+    return {component.elem_id: update for component, update in zip(view.shown_by_method, shown, strict=True)}
 
 
 def test_choosing_a_method_shows_its_controls(host: StandaloneHost) -> None:
     view = merge_view(host)
-    formula, third, alpha, *_ = view.method_chosen("Add difference")
-    assert "B − C" in formula and third["visible"] is True
+    shown = chosen(view, "Add difference")
+    assert "B − C" in shown["modelsmith_method_formula"] and shown["modelsmith_slot_c"]["visible"] is True
+    alpha = shown["modelsmith_parameter_alpha"]
     assert (alpha["maximum"], alpha["value"]) == (2.0, 1.0)
-    _, third, alpha, *_ = view.method_chosen("Weighted sum")
-    assert third["visible"] is False and alpha["maximum"] == 1.0
+    shown = chosen(view, "Weighted sum")
+    assert shown["modelsmith_slot_c"]["visible"] is False and shown["modelsmith_parameter_alpha"]["maximum"] == 1.0
 
 
 def test_only_the_blocks_of_the_first_method_are_shown_at_first(host: StandaloneHost) -> None:
     view = merge_view(host)
-    shown = {name for name, text in view.texts.items() if text.visible}
-    assert shown == {"alpha"} == {name for name, editor in view.editors.items() if editor.visible}
+    assert {name for name in block_parameters() if view.fields[f"blocks_{name}"].visible} == {"alpha"}
 
 
-def test_a_method_of_any_number_takes_two_or_three(host: StandaloneHost) -> None:
+def test_a_method_of_any_number_takes_two_or_more(host: StandaloneHost) -> None:
     view = merge_view(host)
-    assert view.method_chosen("Average")[1]["visible"] is True
-    for third, count in ((None, 2), (DEMO_A, 3)):
-        form = MergeForm.from_values(values(method="Average", c=third))
+    shown = chosen(view, "Average")
+    assert shown["modelsmith_slot_c"]["visible"] is True and shown["modelsmith_slot_more"]["visible"] is True
+    for third, more, count in ((None, [], 2), (DEMO_A, [], 3), (DEMO_A, [DEMO_B, DEMO_A], 5)):
+        form = MergeForm.from_values(values(method="Average", c=third, more=more))
         assert len(form.request(host).models) == count
+    assert view.slots.more_badges([DEMO_A, DEMO_B]).count("SD1") == 2
 
 
-def test_model_a_decides_the_blocks(host: StandaloneHost) -> None:
-    badge, editor, *_ = merge_view(host).first_chosen(DEMO_A)
-    assert "SD1" in badge
-    assert "&quot;OUT11&quot;" in editor and "GRAD_V" in editor
-    assert "ms-blocks-empty" in merge_view(host).first_chosen(None)[1]
+def test_model_a_decides_the_blocks_and_the_method_the_layers(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    assert "SD1" in view.slots.badge(DEMO_A)
+    editor = view.weights.show_blocks(DEMO_A, "Triple sum")
+    data = json.loads(html.unescape(re.search(r'data-editor="([^"]*)"', editor).group(1)))  # type: ignore[union-attr]
+    assert [layer["id"] for layer in data["layers"]] == ["alpha", "beta"]
+    assert len(data["main"]) == 26 and {block["id"] for block in data["side"]} == {"CLIP", "VAE", "TIME", "FINAL"}
+    assert "self-attention" in data["main"][2]["holds"] and "tensors" in data["main"][2]["holds"]
+    assert "ms-blocks-empty" in view.weights.show_blocks(None, "Triple sum")
+    assert "no weights for single blocks" in view.weights.show_blocks(DEMO_A, "Average")
+
+
+@pytest.mark.parametrize(
+    ("layout", "count"), [("sd1", 26), ("sdxl", 21), ("flux1", 57), ("sd3-24", 24), ("z-image", 34)]
+)
+def test_every_architecture_has_its_bars(layout: str, count: int) -> None:
+    data = editor_data(LAYOUTS[layout], Texts(lambda: ""), [Layer("alpha", "Alpha")], {})
+    assert len(data["main"]) == count
+    shown = [block["id"] for block in (*data["main"], *data["side"])]
+    assert len(set(shown)) == len(shown) and set(data["order"]) <= set(shown)
+
+
+def test_a_merged_model_shows_its_recipe(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    view.merge("task(x)", *values(name="mixed", parameter_alpha=0.3))
+    shown = view.slots.badge("mixed.safetensors")
+    assert "Made by a merge" in shown and "alpha 0.3" in shown and f"A = {DEMO_A}" in shown
+    assert "Made by a merge" not in view.slots.badge(DEMO_A)
 
 
 def test_the_library_lists_every_file_and_opens_a_row(host: StandaloneHost, tmp_path: Path) -> None:

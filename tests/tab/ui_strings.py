@@ -11,17 +11,14 @@ from typing import Any
 from modelsmith import sampling_advice
 from modelsmith.merge.blocks import LAYOUTS, PLAIN
 from modelsmith.merge.guard import CHOICES
-from modelsmith_webui.tab import convert_words, words
+from modelsmith_webui import probing
+from modelsmith_webui.tab import block_editor, convert_words, remedies, words
 from modelsmith_webui.tab.library_page import COLUMNS
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
 ROOT = Path(__file__).resolve().parents[2]
 WEBUI = ROOT / "extension_lib" / "modelsmith_webui"
-SCRIPTS = (
-    ROOT / "javascript" / "modelsmith.js",
-    ROOT / "javascript" / "modelsmith_vae.js",
-    WEBUI / "assets" / "standalone.js",
-)
+SCRIPTS = (*sorted((ROOT / "javascript").glob("*.js")), WEBUI / "assets" / "standalone.js")
 
 # The same in every language: names of formats, models and numbers.
 UNTRANSLATED = frozenset(
@@ -34,6 +31,10 @@ UNTRANSLATED = frozenset(
         "DARE",
         "DARE-TIES",
         "Slerp",
+        "BASE",
+        "IN",
+        "MID",
+        "OUT",
         "epsilon",
         "Text encoder CLIP-L",
         "Text encoder CLIP-G",
@@ -78,8 +79,7 @@ def script_strings() -> Iterator[str]:
     """What the scripts translate or put into the page themselves."""
     for path in SCRIPTS:
         text = path.read_text(encoding="utf-8")
-        yield from re.findall(r'\btr\("([^"]+)"\)', text)
-        yield from re.findall(r'this\.tool\(tools, "([^"]+)"', text)
+        yield from re.findall(r'\btr\("([^"]+)"[,)]', text)
         yield from re.findall(r'\.title = "([^"]+)"', text)
 
 
@@ -104,9 +104,12 @@ def table_strings() -> Iterator[str]:
         yield from labels
     yield from convert_words.every_word()
     yield from sampling_advice.TEXTS.values()
+    yield from probing.TEXTS.values()
     yield from COLUMNS
     yield from ("Part", "Precision", "Size", "State")
     yield from (STOP_AT_MIX, *CHOICES.values())
+    yield from (word for _, word in block_editor.CONTENTS)
+    yield from (*block_editor.SETS.values(), *remedies.PRESET_TEXTS.values())
     for spec in methods().values():
         yield from (spec.label, spec.summary)
     yield from (parameter.label for spec in methods().values() for parameter in spec.parameters)

@@ -1,17 +1,58 @@
-"""What the block-weight editor in the page (javascript/modelsmith.js) is given: the blocks of A and the presets."""
+"""What the page's block-weight editor (javascript/modelsmith_blocks.js) is given: the blocks of A and the presets."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from modelsmith.merge.blocks import BlockLayout, preset_weights
+from modelsmith.files.header import FileHeader
+from modelsmith.merge.blocks import Block, BlockLayout, presets_for
 from modelsmith.merge.presets import PRESETS
 from modelsmith_webui.tab.html import tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 
 _NUMBERED = re.compile(r"^(.*?)( \d+)$")
+
+# What a block is made of, told by its tensors' names; the first that fits counts.
+CONTENTS: tuple[tuple[str, str], ...] = (
+    (r"\.attn1\.", "self-attention"),
+    (r"\.attn2\.", "cross-attention"),
+    (r"\.in_layers\.", "residual block"),
+    (r"\.0\.op\.", "downsampling"),
+    (r"output_blocks\.\d+\.\d\.conv\.", "upsampling"),
+    (r"\.ff\.|mlp|feed_forward|\.fc\d\.", "feed-forward"),
+    (r"_mod\.|modulation|adaLN", "modulation"),
+    (r"attn|attention|\.qkv\.|\.linear1\.", "attention"),
+    (r"embed|\btime_|_in\.", "embedding"),
+    (r"conv", "convolution"),
+)
+_CONTENTS = tuple((re.compile(pattern), word) for pattern, word in CONTENTS)
+
+SETS: Mapping[str, str] = {
+    "base": "BASE", "in": "IN", "middle": "MID", "out": "OUT", "text": "Text", "vae": "VAE", "other": "Other",
+}  # fmt: skip
+# Bars become narrow beyond this number: then only every fifth carries its number.
+MANY = 34
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of weights: its label, and the ids of the text field and the slider that it belongs to."""
+
+    id: str
+    label: str
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "id": self.id,
+            "label": self.label,
+            "text": f"modelsmith_blocks_{self.id}",
+            "slider": f"modelsmith_parameter_{self.id}",
+        }
 
 
 def block_title(label: str, tr: Texts) -> str:
@@ -20,36 +61,132 @@ def block_title(label: str, tr: Texts) -> str:
     return tr(found.group(1)) + found.group(2) if found else tr(label)
 
 
-def _blocks(layout: BlockLayout, tr: Texts) -> list[dict[str, str]]:
-    found = [layout.block(name) for name in layout.positional]
-    return [{"id": block.id, "title": block_title(block.label, tr), "group": block.group} for block in found]
+def count_text(count: int) -> str:
+    """A count of values as people say it: 12.9 M."""
+    for limit, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}"
+    return str(count)
 
 
-def _presets(layout: BlockLayout) -> dict[str, list[float]]:
-    """Every preset as values in the layout's order, to four places: that is what the text field shows."""
-    rows: dict[str, list[float]] = {}
-    for name in PRESETS:
-        weights = layout.resolve(preset_weights(name, layout), 0.0)
-        rows[name] = [round(weights[block], 4) for block in layout.positional]
-    return rows
-
-
-def editor_data(layout: BlockLayout, tr: Texts) -> dict[str, Any]:
-    """The layout as the script reads it; a layout with one block has nothing to edit."""
-    if len(layout.positional) < 2:
-        return {"layout": layout.id, "label": layout.label, "blocks": [], "presets": {}}
+def block_contents(layout: BlockLayout, header: FileHeader | None, tr: Texts) -> dict[str, str]:
+    """For each block of a model what it holds: kinds of layers, number of tensors and of values."""
+    if header is None:
+        return {}
+    tensors, values = Counter[str](), Counter[str]()
+    words: dict[str, dict[str, None]] = {}
+    for key, info in header.tensors.items():
+        name = layout.block_of(key)
+        size = 1
+        for length in info.shape:
+            size *= length
+        tensors[name] += 1
+        values[name] += size
+        word = next((word for pattern, word in _CONTENTS if pattern.search(key)), None)
+        if word:
+            words.setdefault(name, {})[word] = None
     return {
-        "layout": layout.id,
-        "label": layout.label,
-        "blocks": _blocks(layout, tr),
-        "presets": _presets(layout),
+        name: ", ".join(
+            [
+                *(tr(word) for word in words.get(name, {})),
+                tr("{count} tensors", count=tensors[name]),
+                tr("{count} values", count=count_text(values[name])),
+            ]
+        )
+        for name in tensors
     }
 
 
-def editor_html(layout: BlockLayout, tr: Texts, *, text_id: str, slider_id: str) -> str:
-    """The place where the script draws the bars, tied to the text field and the slider of the same parameter."""
-    data = editor_data(layout, tr)
-    if not data["blocks"]:
-        return text_tag("div", tr("Choose model A to see its blocks."), "ms-blocks-empty")
-    encoded = json.dumps(data, separators=(",", ":"))
-    return tag("div", "", "ms-blocks", data_editor=encoded, data_text=text_id, data_slider=slider_id)
+def _set_of(block: Block, tr: Texts) -> tuple[str, str]:
+    """The group that has a handle of its own: its id and its title."""
+    if block.group == "blocks":
+        found = _NUMBERED.match(block.label)
+        return block.id.rstrip("0123456789"), tr(found.group(1) if found else block.label)
+    return block.group, tr(SETS[block.group])
+
+
+def _short(block: Block, index: int, count: int) -> str:
+    number = re.search(r"\d+$", block.id)
+    if block.id == "M00" or not number:
+        return {"M00": "M"}.get(block.id, block.id)
+    return number.group() if count <= MANY or int(number.group()) % 5 == 0 else ""
+
+
+def _rows(blocks: Sequence[Block], tr: Texts, holds: Mapping[str, str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, block in enumerate(blocks):
+        name, title = _set_of(block, tr)
+        row = {"id": block.id, "title": block_title(block.label, tr), "group": block.group, "set": name}
+        row |= {"setTitle": title, "short": _short(block, index, len(blocks)), "holds": holds.get(block.id, "")}
+        rows.append(row | ({"follows": block.follows} if block.follows else {}))
+    return rows
+
+
+def _presets(layout: BlockLayout) -> dict[str, list[float] | dict[str, float]]:
+    """The known presets, to four places as the text field shows them: whole rows in the layout's order, or, where a
+    preset names only some blocks, those by name."""
+    rows: dict[str, list[float] | dict[str, float]] = {}
+    for name, given in presets_for(layout).items():
+        if name in PRESETS:
+            weights = layout.resolve(given, 0.0)
+            rows[name] = [round(weights[block], 4) for block in layout.positional]
+        else:
+            rows[name] = {block: round(value, 4) for block, value in given.items()}
+    return rows
+
+
+def weights_text(layout: BlockLayout, weights: Mapping[str, float], default: float) -> str:
+    """Weights as the text that the editor writes: a full row, then single blocks by name."""
+    row = layout.resolve(weights, default)
+    rest = [f"{name}={round(value, 4):g}" for name, value in weights.items() if name not in layout.positional]
+    return ",".join([*(f"{round(row[name], 4):g}" for name in layout.positional), *rest])
+
+
+def main_blocks(layout: BlockLayout) -> list[Block]:
+    """The bars that stand in one row: BASE, IN to OUT (and SDXL's VAE), or the numbered blocks of a transformer."""
+    numbered = [block for block in layout.blocks if block.group == "blocks"]
+    return numbered or [layout.block(name) for name in layout.positional]
+
+
+def side_blocks(layout: BlockLayout) -> list[Block]:
+    """The other bars: text encoders, VAE, embedders, last layers. A transformer's BASE holds nothing of its own."""
+    main = {block.id for block in main_blocks(layout)}
+    unused = {"BASE"} - set(layout.positional)
+    order = ("in", "out", "text", "vae", "other", "base")
+    found = [block for block in layout.blocks if block.id not in main | unused]
+    return sorted(found, key=lambda block: order.index(block.group))
+
+
+def editor_data(
+    layout: BlockLayout, tr: Texts, layers: Sequence[Layer], own: Mapping[str, str], header: FileHeader | None = None
+) -> dict[str, Any]:
+    """The layout as the script reads it; empty for a layout with one block, which has nothing to edit."""
+    if len(layout.positional) < 2:
+        return {}
+    holds = block_contents(layout, header, tr)
+    inner = [block.id for block in layout.blocks if block.group == "blocks"]
+    return {
+        "layout": layout.id,
+        "label": layout.label,
+        "main": _rows(main_blocks(layout), tr, holds),
+        "side": _rows(side_blocks(layout), tr, holds),
+        "order": list(layout.positional),
+        "run": ["IN", *inner, "OUT"] if inner else [],
+        "fold": layout.id == "sdxl",
+        "presets": _presets(layout),
+        "own": dict(own),
+        "layers": [{**layer.to_json(), "label": tr(layer.label)} for layer in layers],
+    }
+
+
+def editor_html(
+    layout: BlockLayout, tr: Texts, layers: Sequence[Layer], own: Mapping[str, str], header: FileHeader | None = None
+) -> str:
+    """The place where the script draws the bars, tied to the text fields and sliders of the layers."""
+    data = editor_data(layout, tr, layers, own, header) if layers else {}
+    if not data:
+        told = (
+            tr("Choose model A to see its blocks.") if layers else tr("This method has no weights for single blocks.")
+        )
+        return text_tag("div", told, "ms-blocks-empty")
+    return tag("div", "", "ms-blocks", data_editor=json.dumps(data, separators=(",", ":"), ensure_ascii=False))

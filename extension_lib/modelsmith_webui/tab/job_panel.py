@@ -84,6 +84,6 @@ class JobPanel:
             html = notice("info", self.tr("Cancelled. Nothing was written."))
         except (ModelsmithError, OSError, MemoryError) as error:
             logger.warning("the job failed: %s", error)
-            html = failure_html(error)
+            html = failure_html(error, self.tr)
         self.host.refresh_checkpoints()
         return [*after(), html]

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from modelsmith.files.header import read_header
+from modelsmith.errors import UsageError
+from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.names import output_path
 from modelsmith.identify import identify_header
+from modelsmith.lora.stack import LoraSpec
 from modelsmith.merge.blocks import BlockLayout, layout_for
 from modelsmith.merge.guard import CHOICES
 from modelsmith.merge.methods import MethodSpec, ParameterSpec, get_method
 from modelsmith.merge.methods.spec import METHODS
 from modelsmith.merge.request import MergeRequest
+from modelsmith_webui.api import find_file
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.tab.files import find_checkpoint
 from modelsmith_webui.tab.words import PRECISIONS
 
 SLOTS = ("A", "B", "C")
 STOP_AT_MIX = "stop and say so"
+AS_THE_REST = "as the rest"
+COMPONENTS: Mapping[str, str] = {"unet": "Diffusion model", "text_encoder": "Text encoder", "vae": "VAE"}
 
 
 def methods() -> dict[str, MethodSpec]:
-    """The methods that the view's slots suffice for, by label, in the registry's order."""
+    """Every method by its label, in the registry's order."""
     get_method("weighted_sum")  # the registry fills when it is first asked
-    return {spec.label: spec for spec in METHODS.values() if spec.models[0] <= len(SLOTS)}
+    return {spec.label: spec for spec in METHODS.values()}
 
 
 def all_parameters() -> dict[str, ParameterSpec]:
@@ -44,51 +50,140 @@ def block_parameters() -> list[str]:
     return list(dict.fromkeys(parameter.id for parameter in every))
 
 
-def layout_of(file: ModelFile) -> BlockLayout:
-    """The blocks of a checkpoint. Raises BadFileError."""
+def layout_of(file: ModelFile) -> tuple[BlockLayout, FileHeader]:
+    """The blocks of a checkpoint, and its header. Raises BadFileError."""
     header = read_header(file.path)
-    return layout_for(identify_header(header).architecture, header.tensors)
+    return layout_for(identify_header(header).architecture, header.tensors), header
+
+
+FIXED = ("a", "b", "c", "more", "method", "name", "precision", "overwrite", "mix", "loras", "finetune")
+
+
+def field_names() -> list[str]:
+    """The fields in the order in which events deliver them."""
+    parts = [f"dtype_{name}" for name in COMPONENTS]
+    blocks = block_parameters()
+    return [
+        *FIXED,
+        *parts,
+        *(f"parameter_{name}" for name in all_parameters()),
+        *(f"blocks_{name}" for name in blocks),
+        *(f"rules_{name}" for name in blocks),
+    ]
+
+
+def _with_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    return {name: str(value or "") for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class LoraRow:
+    """One row of the list of LoRAs, as the page writes it."""
+
+    name: str
+    strength: float = 1.0
+    blocks: str = ""
+
+    @staticmethod
+    def parse(text: str) -> tuple[LoraRow, ...]:
+        """The rows in the page's JSON; rows without a file are left out. Raises UsageError for a wrong number."""
+        try:
+            found = cast("list[dict[str, Any]]", json.loads(text)) if text.strip() else []
+            rows = [(str(row["name"]), row.get("strength", 1.0), str(row.get("blocks") or "")) for row in found]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UsageError("the list of LoRAs cannot be read", "Remove its rows and add them again") from None
+        return tuple(LoraRow(name, _strength(name, value), blocks) for name, value, blocks in rows if name)
+
+
+def _strength(name: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = float("nan")
+    if not -100 <= number <= 100:
+        raise UsageError(f"the strength of {name} is {value!r}", "Give a number, usually between -2 and 2")
+    return number
+
+
+def rows_text(rows: Iterable[LoraRow]) -> str:
+    """Rows as the page reads them."""
+    found = [{"name": row.name, "strength": row.strength, "blocks": row.blocks} for row in rows]
+    return json.dumps(found, ensure_ascii=False) if found else ""
 
 
 @dataclass(frozen=True)
 class MergeForm:
-    """The fields as the events deliver them."""
+    """The fields as the events deliver them. more: models after C. loras: JSON, see :class:`LoraRow`."""
 
     models: tuple[str | None, ...]
     method: str
-    name: str
-    precision: str
-    overwrite: bool
-    mix: str
+    name: str = ""
+    precision: str = "as model A"
+    overwrite: bool = False
+    mix: str = STOP_AT_MIX
+    more: tuple[str, ...] = ()
+    loras: str = ""
+    finetune: str = ""
+    dtypes: dict[str, str] = field(default_factory=dict[str, str])
     parameters: dict[str, float] = field(default_factory=dict[str, float])
     block_texts: dict[str, str] = field(default_factory=dict[str, str])
+    rules: dict[str, str] = field(default_factory=dict[str, str])
 
     @staticmethod
     def from_values(values: Sequence[Any]) -> MergeForm:
-        """Take the values in the order of the view's ``inputs``: fixed fields, sliders, block weights."""
-        fixed, rest = values[:8], list(values[8:])
-        names = list(all_parameters())
-        sliders, texts = rest[: len(names)], rest[len(names) :]
+        """Take the values in the order of :func:`field_names`."""
+        found: dict[str, Any] = dict(zip(field_names(), values, strict=True))
+        numbers = {name: found[f"parameter_{name}"] for name in all_parameters()}
         return MergeForm(
-            models=tuple(fixed[:3]),
-            method=str(fixed[3]),
-            name=str(fixed[4] or ""),
-            precision=str(fixed[5]),
-            overwrite=bool(fixed[6]),
-            mix=str(fixed[7]),
-            parameters={name: float(value) for name, value in zip(names, sliders, strict=True) if value is not None},
-            block_texts={name: str(text or "") for name, text in zip(block_parameters(), texts, strict=True)},
+            models=(found["a"], found["b"], found["c"]),
+            method=str(found["method"]),
+            name=str(found["name"] or ""),
+            precision=str(found["precision"]),
+            overwrite=bool(found["overwrite"]),
+            mix=str(found["mix"]),
+            more=tuple(found["more"] or ()),
+            loras=str(found["loras"] or ""),
+            finetune=str(found["finetune"] or ""),
+            dtypes=_with_prefix(found, "dtype_"),
+            parameters={name: float(value) for name, value in numbers.items() if value is not None},
+            block_texts=_with_prefix(found, "blocks_"),
+            rules=_with_prefix(found, "rules_"),
         )
+
+    def values(self) -> list[Any]:
+        """The way back: what each field shows, in the order of :func:`field_names`."""
+        slots = [*self.models, None, None, None][: len(SLOTS)]
+        fixed = [*slots, list(self.more), self.method, self.name, self.precision, self.overwrite, self.mix]
+        own = {parameter.id: parameter.default for parameter in self.spec.parameters}
+        sliders = [self.parameters.get(name, own.get(name, spec.default)) for name, spec in all_parameters().items()]
+        blocks = block_parameters()
+        return [
+            *fixed,
+            self.loras,
+            self.finetune,
+            *(self.dtypes.get(name) or AS_THE_REST for name in COMPONENTS),
+            *sliders,
+            *(self.block_texts.get(name, "") for name in blocks),
+            *(self.rules.get(name, "") for name in blocks),
+        ]
 
     @property
     def spec(self) -> MethodSpec:
         found = methods().get(self.method)
         return found if found is not None else get_method(self.method)
 
-    def slots(self) -> tuple[str, ...]:
-        """The slots that the method takes; those beyond its fewest models may stay empty."""
-        high = self.spec.models[1]
-        return SLOTS[: len(SLOTS) if high is None else min(len(SLOTS), high)]
+    def wanted(self) -> list[tuple[str, str | None]]:
+        """The models that the method takes, as slot and name; those beyond its fewest may stay empty."""
+        low, high = self.spec.models
+        count = len(SLOTS) if high is None else min(len(SLOTS), high)
+        found = [
+            (slot, name)
+            for index, (slot, name) in enumerate(zip(SLOTS[:count], self.models, strict=False))
+            if index < low or name
+        ]
+        letters = "DEFGHIJKLMNOPQRSTUVWXYZ"
+        return found + (list(zip(letters, self.more, strict=False)) if high is None else [])
 
     def missing(self) -> bool:
         """Whether a model that the method needs is not chosen yet."""
@@ -96,43 +191,73 @@ class MergeForm:
 
     def chosen(self, host: Host) -> list[ModelFile]:
         """The files in the slots. Raises UsageError and UnknownNameError."""
-        low = self.spec.models[0]
-        wanted = [slot for index, slot in enumerate(self.slots()) if index < low or self.models[index]]
-        return [find_checkpoint(host, self.models[SLOTS.index(slot)], slot) for slot in wanted]
+        return [find_checkpoint(host, name, slot) for slot, name in self.wanted()]
 
     def parameter_values(self) -> dict[str, float]:
         return {p.id: self.parameters[p.id] for p in self.spec.parameters if p.id in self.parameters}
+
+    def of_blocks(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """Those of the texts that stand beside a parameter of the method which may differ between blocks."""
+        own = [parameter.id for parameter in self.spec.parameters if parameter.per_block]
+        return {name: text for name in own if (text := texts.get(name, "").strip())}
+
+    def lora_specs(self, host: Host) -> tuple[LoraSpec, ...]:
+        """The LoRAs to bake in. Raises UsageError, UnknownNameError."""
+        rows = LoraRow.parse(self.loras)
+        files = [file for file in host.model_files() if file.kind == "lora"] if rows else []
+        return tuple(
+            LoraSpec(_find_lora(files, row.name).path, row.strength, row.blocks.strip() or None) for row in rows
+        )
+
+    def component_dtypes(self) -> dict[str, str]:
+        """Precision by component, where one was chosen."""
+        return {name: text for name, text in self.dtypes.items() if text and text != AS_THE_REST}
 
     def suggested_name(self, files: Sequence[ModelFile]) -> str:
         """A name that says what was done: ``A_0.50_B``."""
         stems = [file.path.stem for file in files]
         values = self.parameter_values()
         amount = f"{next(iter(values.values())):.2f}" if values else self.spec.id
-        if any(text.strip() for text in self.block_texts.values()):
+        if any(self.of_blocks(self.block_texts).values()):
             amount = "blocks"
         return "_".join([stems[0], amount, *stems[1:]])[:180]
 
     def output(self, host: Host, files: Sequence[ModelFile]) -> Path:
         """Where the result is written. Raises UsageError for a name that is no plain file name."""
-        return output_path(host.checkpoint_folder(), self.name.strip() or self.suggested_name(files))
+        folder = host.checkpoint_folder()
+        if self.name.strip():
+            return output_path(folder, self.name.strip())
+        suggested = self.suggested_name(files)
+        taken = output_path(folder, suggested).exists() and not self.overwrite
+        numbers = (f"{suggested}-{number}" for number in range(2, 1000))
+        free = (name for name in numbers if not output_path(folder, name).exists())
+        return output_path(folder, next(free, suggested) if taken else suggested)
 
     def request(self, host: Host) -> MergeRequest:
         """The request for the engine. Raises the library's errors where the form cannot be one."""
         files = self.chosen(host)
-        blocks = {
-            parameter.id: text
-            for parameter in self.spec.parameters
-            if parameter.per_block and (text := self.block_texts.get(parameter.id, "").strip())
-        }
         return MergeRequest(
             models=tuple(file.path for file in files),
             method=self.spec.id,
             output=self.output(host, files),
             parameters=self.parameter_values(),
-            block_weights=blocks,
+            block_weights=self.of_blocks(self.block_texts),
             known_hashes={file.path: known for file in files if (known := host.cached_sha256(file))},
             names={file.path: file.name for file in files},
             dtype=PRECISIONS.get(self.precision),
             overwrite=self.overwrite,
             allow_prediction_mix=next((key for key, text in CHOICES.items() if text == self.mix), None),
+            rules=self.of_blocks(self.rules),
+            finetune=self.finetune.strip(),
+            **self._later(host),
         )
+
+    def _later(self, host: Host) -> dict[str, Any]:
+        found: dict[str, Any] = {"loras": self.lora_specs(host), "component_dtypes": self.component_dtypes()}
+        return {name: value for name, value in found.items() if value}
+
+
+def _find_lora(files: list[ModelFile], name: str) -> ModelFile:
+    if not files:
+        raise UsageError(f"{name!r} is not there: the host has no LoRA files", "Put it into a folder of the host")
+    return find_file(files, name)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from modelsmith.errors import ModelsmithError
 from modelsmith.identify.report import LABELS
+from modelsmith.merge.guard import PredictionMixError
 from modelsmith.merge.methods import MethodSpec
 from modelsmith.merge.plan import MergePlan
 from modelsmith.merge.request import MergeProgress, MergeResult
 from modelsmith_webui.tab.html import facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import PREDICTIONS
+
+if TYPE_CHECKING:
+    from modelsmith_webui.tab.remedies import Remedy
 
 
 def seconds_text(seconds: float) -> str:
@@ -25,11 +30,25 @@ def seconds_text(seconds: float) -> str:
     )
 
 
-def failure_html(error: Exception) -> str:
-    """The one clear message: what is wrong and what to do."""
+def failure_html(error: Exception, tr: Texts | None = None) -> str:
+    """The one clear message: what is wrong and what to do, in the user's language where the library has it."""
     if isinstance(error, ModelsmithError):
-        return notice("error", error.message, error.remedy)
+        return notice("error", *(tr.error(error) if tr else (error.message, error.remedy)))
     return notice("error", f"{type(error).__name__}: {error}")
+
+
+def remedy_buttons(remedies: Sequence[Remedy]) -> str:
+    """A button for each way out; the script tells the server which one was pressed."""
+    inner = "".join(
+        text_tag("button", one.label, "ms-mini ms-remedy", type="button", data_remedy=one.id) for one in remedies
+    )
+    return tag("div", inner, "ms-remedies") if inner else ""
+
+
+def refusal_html(error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy]) -> str:
+    """Why a merge was not planned, and the ways out, one click away."""
+    kind = "warning" if isinstance(error, PredictionMixError) else "error"
+    return tag("div", notice(kind, *tr.error(error)) + remedy_buttons(remedies), "ms-refusal")
 
 
 def _amounts(plan: MergePlan, tr: Texts) -> str:
@@ -55,19 +74,46 @@ def _outcome(plan: MergePlan, tr: Texts) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def plan_html(plan: MergePlan, tr: Texts) -> str:
-    """The summary before the start: what will be made, where, how large, and what to look out for."""
+def _beside(plan: MergePlan, tr: Texts) -> list[tuple[str, str]]:
+    """What the merge has beside its models: LoRAs, rules, adjustments, precision by part."""
+    request = plan.request
+    loras = ", ".join(f"{one.path.stem} × {one.strength:g}" for one in getattr(request, "loras", ()))
+    dtypes = getattr(request, "component_dtypes", {})
+    return [
+        (tr("LoRAs"), loras),
+        (tr("Rules for tensors"), ", ".join(name for name, text in request.rules.items() if text)),
+        (tr("Adjusted by"), request.finetune),
+        (tr("Precision of parts"), ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())),
+    ]
+
+
+def _sentence(plan: MergePlan, tr: Texts, seconds: float | None) -> str:
+    """What will happen, as one would say it."""
+    said = tr("A new file of {size}: {what}.", size=size_text(plan.output_bytes), what=_outcome(plan, tr))
+    if seconds is not None:
+        said += " " + tr("Ready in about {time}, as fast as merges were here before.", time=seconds_text(seconds))
+    return said
+
+
+def plan_html(plan: MergePlan, tr: Texts, remedies: Sequence[Remedy] = (), seconds: float | None = None) -> str:
+    """The summary before the start: what will be made, where, how large, and what to look out for.
+
+    seconds: the time expected from this machine's own measured speed, None where none was measured yet.
+    """
     models = " ".join(f"{one.letter} = {one.name}" + ("," if one is not plan.inputs[-1] else "") for one in plan.inputs)
     rows = [
         (tr("Models"), models),
         (tr("Method"), _amounts(plan, tr)),
+        *_beside(plan, tr),
         (tr("The result will be"), _outcome(plan, tr)),
         (tr("Written to"), str(plan.request.output)),
         (tr("Size"), size_text(plan.output_bytes)),
         (tr("Free disk space"), size_text(plan.free_bytes)),
+        (tr("Expected time"), seconds_text(seconds) if seconds is not None else tr("known after the first merge here")),
     ]
-    notices = "".join(notice(found.level, found.text) for found in plan.notices)
-    return tag("div", text_tag("h4", tr("What will be made")) + facts(rows) + notices, "ms-plan")
+    notices = "".join(notice(found.level, found.said(tr.message_language)) for found in plan.notices)
+    head = text_tag("h4", tr("What will be made")) + text_tag("p", _sentence(plan, tr, seconds), "ms-sentence")
+    return tag("div", head + notices + remedy_buttons(remedies) + facts(rows), "ms-plan")
 
 
 class ProgressText:
@@ -97,8 +143,8 @@ def reporter(tr: Texts, report: Callable[[float, str], None]) -> Callable[[Merge
     return show
 
 
-def result_html(result: MergeResult, tr: Texts) -> str:
-    """What was made, and how fast."""
+def result_html(result: MergeResult, tr: Texts, title: str = "") -> str:
+    """What was made, and how fast. title: the new file's name in the host's list of checkpoints."""
     speed = size_text(round(result.bytes / result.seconds)) + "/s" if result.seconds > 0 else ""
     rows = [
         (tr("File"), result.path.name),
@@ -106,8 +152,17 @@ def result_html(result: MergeResult, tr: Texts) -> str:
         (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds), speed) if part)),
         ("SHA-256", result.sha256 or ""),
     ]
-    notices = "".join(notice(found.level, found.text) for found in result.notices)
-    return notice("done", tr("Merged. The new file is in the checkpoint list.")) + facts(rows) + notices
+    notices = "".join(notice(found.level, found.said(tr.message_language)) for found in result.notices)
+    done = notice("done", tr("Merged. The new file is in the checkpoint list."))
+    return tag("div", done + chooser(title, tr) + facts(rows) + notices, "ms-result")
+
+
+def chooser(title: str, tr: Texts) -> str:
+    """The button that makes a new file the webui's checkpoint; the page shows it only where there is a selector."""
+    if not title:
+        return ""
+    button = text_tag("button", tr("Use it for pictures"), "ms-mini", type="button", data_choose=title)
+    return tag("div", button, "ms-remedies ms-choose")
 
 
 def formula_html(spec: MethodSpec, tr: Texts) -> str:

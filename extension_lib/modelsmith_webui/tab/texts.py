@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from modelsmith.errors import ModelsmithError
+
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).resolve().parents[3] / "localizations"
@@ -47,6 +49,10 @@ class Texts:
     def __call__(self, text: str, **values: object) -> str:
         translated = translations(self._language()).get(text, text)
         return translated.format(**values) if values else translated
+
+    def error(self, error: ModelsmithError) -> tuple[str, str]:
+        """What is wrong and what to do, in the user's language where the library has it."""
+        return error.in_language(self.message_language)
 
     @property
     def message_language(self) -> Literal["en", "ja"]:

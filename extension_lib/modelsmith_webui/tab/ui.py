@@ -14,6 +14,7 @@ from modelsmith_webui.tab.html import tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
 from modelsmith_webui.tab.merge_view import MergeView
+from modelsmith_webui.tab.probe_view import ProbeView
 from modelsmith_webui.tab.report_links import ReportLinks
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_view import VaeView
@@ -32,6 +33,7 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
     with gr.Tabs(elem_id="modelsmith_views") as views:
         with gr.Tab("Inspect", id="inspect", elem_id="modelsmith_view_inspect"):
             inspect.build()
+            ProbeView(host, tr).build()
             links = ReportLinks(host)
             links.build()
         with gr.Tab("Merge", id="merge", elem_id="modelsmith_view_merge"):
@@ -50,8 +52,8 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
     vae.connect(vae_tab)
     links.connect(inspect.file, views, convert, vae)
     # A page that is loaded anew offers the files that are there now, not those of the start.
-    offers = [inspect.file, *merge.slots]
-    listen(blocks.load, lambda: [inspect.offer(), *merge.offers()], [], offers)
+    listen(blocks.load, inspect.offer, [], [inspect.file])
+    merge.connect_load(blocks.load)
     # The task's id comes before the fields.
     gr.HTML(_page(host, 1 + len(merge.inputs)), elem_id="modelsmith_page")
 

@@ -1,0 +1,71 @@
+"""What a merge may have beside its models: LoRAs baked in, rules for single tensors, adjustments, precision by part."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+
+from modelsmith_webui.host import Host
+from modelsmith_webui.tab.compat import unsaved
+from modelsmith_webui.tab.html import tag
+from modelsmith_webui.tab.merge_form import AS_THE_REST, COMPONENTS, all_parameters, block_parameters
+from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.words import PRECISIONS
+
+
+class MergeExtras:
+    """Builds the two folded panels. ``fields`` are the components by the form's field names."""
+
+    def __init__(self, host: Host, tr: Texts) -> None:
+        self.host, self.tr = host, tr
+        self.fields: dict[str, Any] = {}
+
+    def build(self) -> None:
+        with gr.Accordion("LoRAs to bake in", open=False, elem_id="modelsmith_loras_panel"):
+            # The script draws the rows (javascript/modelsmith_loras.js) and keeps them as JSON in the field.
+            self.rows = gr.HTML(self.rows_html(), elem_id="modelsmith_lora_rows")
+            self.fields["loras"] = unsaved(
+                gr.Textbox(value="", label="LoRA rows", elem_id="modelsmith_loras", elem_classes=["ms-out-of-sight"])
+            )
+        with gr.Accordion("Advanced", open=False, elem_id="modelsmith_merge_advanced"):
+            for name in block_parameters():
+                self.fields[f"rules_{name}"] = unsaved(
+                    gr.Textbox(
+                        value="",
+                        label=f"Rules for single tensors: {all_parameters()[name].label}",
+                        placeholder="one a line, such as  attn2 = 0.8  or  OUT03-OUT05:attn,ff = 0.2",
+                        lines=2,
+                        max_lines=8,
+                        elem_id=f"modelsmith_rules_{name}",
+                        elem_classes=["ms-weights-text"],
+                    )
+                )
+            self.fields["finetune"] = unsaved(
+                gr.Textbox(
+                    value="",
+                    label="Adjust the result",
+                    placeholder="such as  detail=1, contrast=0.5  or seven numbers",
+                    max_lines=1,
+                    elem_id="modelsmith_finetune",
+                )
+            )
+            with gr.Row(elem_classes=["ms-row"], elem_id="modelsmith_part_precisions"):
+                for name, label in COMPONENTS.items():
+                    choices = [AS_THE_REST, *(key for key, dtype in PRECISIONS.items() if dtype)]
+                    self.fields[f"dtype_{name}"] = unsaved(
+                        gr.Dropdown(
+                            choices=choices,
+                            value=AS_THE_REST,
+                            label=f"Precision: {label}",
+                            elem_id=f"modelsmith_dtype_{name}",
+                            min_width=120,
+                        )
+                    )
+
+    def rows_html(self) -> str:
+        """The place where the script draws the rows, with the LoRAs that the host has now."""
+        names = [file.name for file in self.host.model_files() if file.kind == "lora"]
+        data = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+        return tag("div", "", "ms-loras", data_names=data, data_text="modelsmith_loras")

@@ -1,0 +1,346 @@
+// The block-weight editor of the Merge view: layers (alpha, beta), presets, curve tools, undo, copy and paste.
+// The values live in the text fields beside it, one for each layer; the editor and the fields stay in step both ways.
+
+(function() {
+    "use strict";
+
+    const {root, byId, tr, element, write, fieldOf, tell, onTend} = window.Modelsmith;
+    const weights = () => window.ModelsmithWeights;
+    const UNDO_KEPT = 100;
+
+    function sliderOf(id) {
+        const holder = byId(id);
+        const number = holder && holder.querySelector("input[type=number]");
+        const track = holder && holder.querySelector("input[type=range]");
+        const value = Number(number ? number.value : NaN);
+        const [low, high] = [Number(track ? track.min : 0), Number(track ? track.max : 1)];
+        return {value: Number.isFinite(value) ? value : 0.5, low, high: high > low ? high : low + 1};
+    }
+
+    class BlockEditor {
+        constructor(holder) {
+            this.holder = holder;
+            this.data = JSON.parse(holder.dataset.editor);
+            this.data.names = new Set([...this.data.main, ...this.data.side].map(block => block.id).concat(this.data.order));
+            this.follows = new Map(this.data.side.map(block => [block.id, block.follows]));
+            this.layers = this.data.layers.map(layer => ({...layer, own: {}, unread: false, seen: null, base: null}));
+            this.active = this.layers[0];
+            this.undone = [];
+            this.redone = [];
+            this.build();
+            this.follow();
+        }
+
+        // The page
+
+        build() {
+            this.holder.replaceChildren();
+            this.bars = new window.ModelsmithBars(this);
+            this.info = element("div", "ms-blocks-info");
+            this.said = element("span", "ms-blocks-said", "", {role: "status"});
+            this.holder.append(this.head(), this.tools(), this.bars.node, this.info);
+            this.tell(null);
+        }
+
+        head() {
+            const head = element("div", "ms-blocks-head");
+            head.append(element("span", "ms-blocks-title", tr("Block weights")));
+            head.append(element("span", "ms-blocks-layout", this.data.label));
+            if (this.layers.length > 1) {
+                const tabs = element("span", "ms-layers-tabs", undefined, {role: "group", "aria-label": tr("Layer")});
+                for (const layer of this.layers) {
+                    layer.button = this.button(tabs, layer.label, () => this.choose(layer), "ms-mini ms-layer");
+                }
+                head.append(tabs);
+            }
+            this.state = element("span", "ms-blocks-state");
+            const right = element("span", "ms-blocks-tools");
+            right.append(this.presetSelect());
+            this.button(right, tr("Save as preset"), () => this.toggleSaving());
+            this.button(right, tr("Copy"), () => this.copy());
+            this.button(right, tr("Paste"), () => this.pasteFromClipboard());
+            head.append(this.state, this.said, right, this.savingForm());
+            return head;
+        }
+
+        tools() {
+            const bar = element("div", "ms-blocks-curves", undefined, {role: "toolbar", "aria-label": tr("Curve tools")});
+            const add = (text, name, title) => this.button(bar, text, () => this.bend(name)).title = title;
+            add(tr("Line"), "line", tr("A straight line from the first to the last block"));
+            add(tr("Ease"), "ease", tr("A soft curve from the first to the last block"));
+            add(tr("Smooth"), "smooth", tr("Each block nearer to its neighbours"));
+            add(tr("Mirror"), "mirror", tr("The last block first"));
+            add(tr("Invert"), "invert", tr("High becomes low"));
+            add(tr("Scale"), "scale", tr("Times the number beside it"));
+            this.factor = element("input", "ms-factor", undefined, {
+                type: "number", step: "0.1", value: "0.5", "aria-label": tr("Factor for scaling"),
+            });
+            bar.append(this.factor);
+            const right = element("span", "ms-blocks-tools");
+            this.undoButton = this.button(right, tr("Undo"), () => this.undo());
+            this.redoButton = this.button(right, tr("Redo"), () => this.redo());
+            this.button(right, tr("Clear"), () => this.clear());
+            bar.append(right);
+            return bar;
+        }
+
+        button(place, text, act, css = "ms-mini") {
+            const made = element("button", css, text, {type: "button"});
+            made.addEventListener("click", act);
+            place.append(made);
+            return made;
+        }
+
+        presetSelect() {
+            this.select = element("select", "ms-select", undefined, {"aria-label": tr("Preset")});
+            this.fillPresets();
+            this.select.addEventListener("change", () => {
+                const chosen = this.select.value;
+                this.select.value = "";
+                const text = chosen.startsWith("own:") ? this.data.own[chosen.slice(4)] : chosen;
+                const found = text && weights().pasted(text, this.data);
+                if (found) this.act(() => { this.active.own = found; });
+                else if (text) this.say(tr("This preset is for another architecture."));
+            });
+            return this.select;
+        }
+
+        fillPresets() {
+            this.select.replaceChildren(new Option(tr("Preset…"), ""));
+            for (const [label, prefix, names] of [[tr("My presets"), "own:", Object.keys(this.data.own)],
+                [tr("Known presets"), "", Object.keys(this.data.presets)]]) {
+                if (!names.length) continue;
+                const group = element("optgroup", "", undefined, {label});
+                for (const name of names) group.append(new Option(name, prefix + name));
+                this.select.append(group);
+            }
+        }
+
+        savingForm() {
+            this.form = element("form", "ms-saving");
+            this.form.hidden = true;
+            this.nameField = element("input", "ms-preset-name", undefined, {
+                type: "text", maxlength: "40", placeholder: tr("Name of the preset"), "aria-label": tr("Name of the preset"),
+            });
+            this.form.append(this.nameField);
+            this.button(this.form, tr("Save"), () => this.keepPreset(true));
+            this.button(this.form, tr("Delete"), () => this.keepPreset(false));
+            this.form.addEventListener("submit", event => { event.preventDefault(); this.keepPreset(true); });
+            this.form.addEventListener("keydown", event => { if (event.key === "Escape") this.toggleSaving(); });
+            return this.form;
+        }
+
+        toggleSaving() {
+            this.form.hidden = !this.form.hidden;
+            if (!this.form.hidden) this.nameField.focus();
+        }
+
+        keepPreset(keep) {
+            const name = this.nameField.value.trim();
+            const text = this.asText();
+            if (!name || (keep && !text)) return this.say(name ? tr("There is nothing to save.") : tr("Give it a name."));
+            tell("modelsmith_preset_edit", {name, text: keep ? text : ""});
+            if (keep) this.data.own[name] = text;
+            else delete this.data.own[name];
+            this.fillPresets();
+            this.toggleSaving();
+            this.say(keep ? tr("Saved.") : tr("Deleted."));
+        }
+
+        say(text) {
+            this.said.textContent = text;
+            clearTimeout(this.saying);
+            this.saying = setTimeout(() => { this.said.textContent = ""; }, 4000);
+        }
+
+        // Values
+
+        bounds() {
+            const {low, high} = sliderOf(this.active.slider);
+            const row = Object.values(this.active.own);
+            return {low: Math.min(low, ...row), high: Math.max(high, ...row)};
+        }
+
+        value(name, layer = this.active) {
+            if (name in layer.own) return layer.own[name];
+            const parent = this.follows.get(name);
+            return parent ? this.value(parent, layer) : layer.base === null ? 0.5 : layer.base;
+        }
+
+        isOwn(name) { return name in this.active.own; }
+
+        otherValue(name) {
+            const other = this.layers.find(layer => layer !== this.active && Object.keys(layer.own).length);
+            return other ? this.value(name, other) : null;
+        }
+
+        heat(name) {
+            const found = this.difference && this.difference.blocks[name];
+            return found ? (found.relative_l2 || 0) / this.difference.most : null;
+        }
+
+        describe(block) {
+            const parts = [block.id, block.title, this.layers.length > 1 ? this.active.label : "",
+                String(weights().round(this.value(block.id))), block.holds];
+            const found = this.difference && this.difference.blocks[block.id];
+            if (found && found.relative_l2 !== null) parts.push(tr("differs by {percent} %", {percent: (found.relative_l2 * 100).toPrecision(2)}));
+            return parts.filter(Boolean).join(" · ");
+        }
+
+        tell(block) {
+            this.info.textContent = block ? this.describe(block)
+                : tr("Drag across the bars, or use the arrow keys. Empty means the same weight everywhere.");
+        }
+
+        choose(layer) {
+            this.active = layer;
+            this.bars.draw();
+            this.drawState();
+        }
+
+        // Changes. begin() keeps what is there, set() shows, commit() writes it to the field.
+
+        texts() { return this.layers.map(layer => fieldOf(layer.text)?.value || ""); }
+
+        begin() { this.before = this.texts(); }
+
+        set(row) {
+            const layer = this.active;
+            if (!Object.keys(layer.own).some(name => this.data.order.includes(name))
+                && Object.keys(row).some(name => this.data.order.includes(name))) {
+                // The first bar that is set gives all the others the value that they have shown.
+                for (const name of this.data.order) layer.own[name] = this.value(name);
+            }
+            Object.assign(layer.own, row);
+            this.bars.draw();
+            this.drawState();
+        }
+
+        commit() {
+            const text = weights().write(this.active.own, this.data);
+            this.active.seen = text;
+            this.active.unread = false;
+            if (this.before && this.before[this.layers.indexOf(this.active)] !== text) {
+                this.undone.push(this.before);
+                if (this.undone.length > UNDO_KEPT) this.undone.shift();
+                this.redone = [];
+            }
+            this.before = null;
+            write(fieldOf(this.active.text), text);
+            this.bars.draw();
+            this.drawState();
+        }
+
+        act(change) {
+            this.begin();
+            change();
+            this.commit();
+        }
+
+        unset(name) {
+            if (!this.data.order.includes(name)) this.act(() => { delete this.active.own[name]; });
+        }
+
+        bend(name) {
+            const reach = this.bars.reach();
+            const row = reach.map(block => this.value(block));
+            const bent = weights().curve(name, row, {...this.bounds(), factor: Number(this.factor.value) || 0});
+            this.act(() => this.set(Object.fromEntries(reach.map((block, at) => [block, bent[at]]))));
+        }
+
+        clear() { this.act(() => { this.active.own = {}; }); }
+
+        restore(from, to) {
+            if (!from.length) return;
+            to.push(this.texts());
+            const texts = from.pop();
+            this.layers.forEach((layer, at) => write(fieldOf(layer.text), texts[at]));
+            this.follow();
+        }
+
+        undo() { this.restore(this.undone, this.redone); }
+
+        redo() { this.restore(this.redone, this.undone); }
+
+        // The clipboard
+
+        asText() { return weights().write(this.active.own, this.data); }
+
+        copy() {
+            const text = this.asText() || weights().write(Object.fromEntries(
+                this.data.order.map(name => [name, this.value(name)])), this.data);
+            const done = () => this.say(tr("Copied."));
+            const byHand = () => this.say(tr("The browser does not allow it: copy the text field below."));
+            if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, byHand);
+            else byHand();
+        }
+
+        pasteFromClipboard() {
+            const byHand = () => this.say(tr("The browser does not allow it: use Ctrl+V on the bars."));
+            if (navigator.clipboard && navigator.clipboard.readText) {
+                navigator.clipboard.readText().then(text => this.paste(text), byHand);
+            } else byHand();
+        }
+
+        paste(text) {
+            const found = weights().pasted(text, this.data);
+            if (!found) return this.say(tr("These are no weights for {layout}.", {layout: this.data.label}));
+            this.act(() => { this.active.own = found; });
+            this.say(tr("Pasted."));
+        }
+
+        // Brings the bars in line with the text fields and the sliders; called often, draws only on a change.
+        follow() {
+            if (this.bars.stroke || this.bars.typed) return;
+            let changed = this.takeDifference();
+            for (const layer of this.layers) {
+                const field = fieldOf(layer.text), slider = sliderOf(layer.slider);
+                const base = slider.value + "/" + slider.low + "/" + slider.high;
+                if (!field || (field.value === layer.seen && base === layer.slid)) continue;
+                Object.assign(layer, {seen: field.value, slid: base, base: slider.value});
+                const found = weights().parse(field.value, this.data);
+                layer.unread = found === undefined;
+                layer.own = found || {};
+                changed = true;
+            }
+            if (!changed) return;
+            this.bars.draw();
+            this.drawState();
+        }
+
+        takeDifference() {
+            const holder = root().querySelector(".ms-difference-data");
+            const text = holder ? holder.dataset.map : "";
+            if (text === this.mapText) return false;
+            this.mapText = text;
+            const map = text ? JSON.parse(text) : null;
+            this.difference = null;
+            if (map && map.layout === this.data.layout) {
+                const most = Math.max(...Object.values(map.blocks).map(block => block.relative_l2 || 0), 1e-12);
+                this.difference = {blocks: map.blocks, most};
+            }
+            this.holder.classList.toggle("ms-with-map", Boolean(this.difference));
+            return true;
+        }
+
+        drawState() {
+            const layer = this.active, own = Object.keys(layer.own).length > 0;
+            this.holder.classList.toggle("ms-plain", !own);
+            this.holder.classList.toggle("ms-unread", layer.unread);
+            this.undoButton.disabled = !this.undone.length;
+            this.redoButton.disabled = !this.redone.length;
+            this.state.textContent = layer.unread ? tr("as written below") : own ? tr("own weights") : tr("same everywhere");
+            for (const one of this.layers) one.button?.setAttribute("aria-pressed", String(one === layer));
+        }
+    }
+
+    const editors = new Map();
+
+    onTend(() => {
+        for (const holder of editors.keys()) if (!holder.isConnected) editors.delete(holder);
+        root().querySelectorAll(".ms-blocks[data-editor]").forEach(holder => {
+            if (!editors.has(holder) && window.ModelsmithWeights) editors.set(holder, new BlockEditor(holder));
+        });
+        editors.forEach(editor => { if (editor.holder.offsetParent) editor.follow(); });
+    });
+})();

@@ -1,0 +1,91 @@
+// The table of the Library view: sorting, filtering, opening a row.
+
+(function() {
+    "use strict";
+
+    const {root, byId, fieldOf, write, onTend} = window.Modelsmith;
+
+    function sortValue(cell) {
+        const value = cell ? cell.dataset.sort || cell.textContent : "";
+        return value !== "" && Number.isFinite(Number(value)) ? Number(value) : value.toLowerCase();
+    }
+
+    function sortTable(table, column, button) {
+        const down = button.getAttribute("aria-sort") === "ascending";
+        table.querySelectorAll("th").forEach(head => head.setAttribute("aria-sort", "none"));
+        button.setAttribute("aria-sort", down ? "descending" : "ascending");
+        libraryState.column = column;
+        libraryState.down = down;
+        const body = table.tBodies[0];
+        const rows = Array.from(body.rows).map(row => [sortValue(row.cells[column]), row]);
+        const compare = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+        rows.sort((a, b) => (down ? -1 : 1) * compare(a[0], b[0]));
+        body.append(...rows.map(pair => pair[1]));
+    }
+
+    function filterTable(library) {
+        const words = library.querySelector(".ms-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+        const kind = library.querySelector(".ms-kind-filter").value;
+        libraryState.text = library.querySelector(".ms-filter").value;
+        libraryState.kind = kind;
+        let shown = 0;
+        for (const row of library.querySelector("tbody").rows) {
+            const text = row.textContent.toLowerCase();
+            row.hidden = Boolean(kind && row.dataset.kind !== kind) || !words.every(word => text.includes(word));
+            shown += row.hidden ? 0 : 1;
+        }
+        library.querySelector(".ms-shown").textContent = String(shown);
+    }
+
+    // A new table takes over what the user had typed and how the old one was sorted.
+    const libraryState = {text: "", kind: "", column: -1, down: false};
+
+    function restoreLibrary(library) {
+        const text = library.querySelector(".ms-filter");
+        const kind = library.querySelector(".ms-kind-filter");
+        text.value = libraryState.text;
+        kind.value = libraryState.kind;
+        if (kind.selectedIndex < 0) kind.value = "";
+        const head = library.querySelectorAll("th")[libraryState.column];
+        if (head) {
+            head.setAttribute("aria-sort", libraryState.down ? "ascending" : "none");
+            sortTable(library.querySelector("table"), libraryState.column, head);
+        }
+        if (text.value || kind.value) filterTable(library);
+    }
+
+    function openRow(row) {
+        const field = fieldOf("modelsmith_library_open");
+        // The moment is part of the value, so that the same row can be opened twice.
+        write(field, JSON.stringify({name: row.dataset.name, at: Date.now()}));
+    }
+
+    function tendLibrary() {
+        root().querySelectorAll(".ms-library:not([data-ready])").forEach(library => {
+            library.dataset.ready = "1";
+            // Files are still being read: the table is asked for again until none is waiting.
+            if (Number(library.dataset.waiting) > 0) setTimeout(() => byId("modelsmith_library_poll")?.click(), 700);
+            restoreLibrary(library);
+            const table = library.querySelector("table");
+            library.querySelector(".ms-filter").addEventListener("input", () => filterTable(library));
+            library.querySelector(".ms-kind-filter").addEventListener("change", () => filterTable(library));
+            table.querySelectorAll("th").forEach((head, column) => {
+                const act = () => sortTable(table, column, head);
+                head.addEventListener("click", act);
+                head.addEventListener("keydown", event => {
+                    if (event.key === "Enter" || event.key === " ") { act(); event.preventDefault(); }
+                });
+            });
+            table.tBodies[0].addEventListener("click", event => {
+                const row = event.target.closest("tr");
+                if (row) openRow(row);
+            });
+            table.tBodies[0].addEventListener("keydown", event => {
+                const row = event.target.closest("tr");
+                if (row && event.key === "Enter") openRow(row);
+            });
+        });
+    }
+
+    onTend(tendLibrary);
+})();

@@ -1,0 +1,69 @@
+// The Merge view's summary and start: tickets for its questions, the host's progress bar, the buttons of the summary,
+// and the new file as the webui's checkpoint.
+
+(function() {
+    "use strict";
+
+    const {root, byId, tell, pageData, onTend} = window.Modelsmith;
+
+    // gradio hands over the values of the outputs too; only the inputs are to be sent back.
+    const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
+
+    // Each question for the summary carries a ticket, so that an answer which was overtaken is not shown.
+    const pageId = Math.random().toString(36).slice(2);
+    let asked = 0;
+
+    window.modelsmithPlan = function() {
+        const args = mergeInputs(arguments);
+        args[0] = pageId + ":" + (asked += 1);
+        return args;
+    };
+
+    const listRefreshButton = () => byId("refresh_sd_model_checkpoint") || byId("forge_refresh_checkpoint");
+
+    window.modelsmithSubmit = function() {
+        const args = mergeInputs(arguments);
+        if (typeof requestProgress !== "function" || typeof randomId !== "function") return args;
+        const id = randomId();
+        const place = byId("modelsmith_progress");
+        args[0] = id;
+        if (place) {
+            root().querySelector(".ms-merge-view")?.classList.add("ms-running");
+            requestProgress(id, place, null, function() {
+                root().querySelector(".ms-merge-view")?.classList.remove("ms-running");
+                // The host's own list is asked to look again, so that the result is there at once.
+                const button = listRefreshButton();
+                if (button) setTimeout(() => button.click(), 300);
+            });
+        }
+        return args;
+    };
+
+    // The webuis have this function for their own "send checkpoint" links.
+    const canChoose = () => typeof selectCheckpoint === "function" && byId("change_checkpoint");
+
+    function choose(title) {
+        if (canChoose()) selectCheckpoint(title);
+    }
+
+    function tendResult() {
+        const place = root().querySelector("#modelsmith_result .ms-choose:not([data-ready])");
+        if (!place) return;
+        place.dataset.ready = "1";
+        place.classList.toggle("ms-usable", Boolean(canChoose()));
+        const wanted = byId("modelsmith_choose_result")?.querySelector("input");
+        const title = place.querySelector("[data-choose]").dataset.choose;
+        // The host's list is being read again: the new name has to be in it first.
+        if (canChoose() && wanted && wanted.checked) setTimeout(() => choose(title), 2500);
+    }
+
+    function pressed(event) {
+        const button = event.target.closest && event.target.closest("[data-remedy], [data-choose]");
+        if (!button || !button.closest("#modelsmith_merge")) return;
+        if (button.dataset.choose) choose(button.dataset.choose);
+        else tell("modelsmith_asked", {remedy: button.dataset.remedy});
+    }
+
+    document.addEventListener("click", pressed);
+    onTend(tendResult);
+})();
