@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from modelsmith.convert import dequantize_bnb, dequantize_comfy, dequantize_scaled
+from modelsmith.convert import dequantize_bnb, dequantize_comfy, dequantize_scaled, llama_names
 from modelsmith.convert.dequantize_bnb import FourBit
 from modelsmith.convert.dequantize_gguf import GgufBlocks
 from modelsmith.convert.dequantize_scaled import ScaledFp8
@@ -86,6 +86,7 @@ def open_model(path: Path) -> Model:
         source = stack.enter_context(open_tensors(header))
         model = Model(path, header, {}, _metadata(header), stack=stack)
         _fill(model, source)
+        llama_names.rename(model)
     except BaseException:
         stack.close()
         raise
