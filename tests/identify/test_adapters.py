@@ -55,6 +55,64 @@ BASES: dict[str, tuple[Entries, tuple[str, ...], str]] = {
         "diffusers-peft",
     ),
     "flux2 klein": (lora({"lora_unet_single_blocks_0_linear1": (27648, 3072)}), ("flux2",), "kohya"),
+    "flux, narrow": (lora({"lora_unet_single_blocks_0_linear1": (448, 64)}), ("flux1", "chroma"), "kohya"),
+    "flux2, narrow": (lora({"lora_unet_double_blocks_0_img_mlp_0": (384, 64)}), ("flux2",), "kohya"),
+    "flux, narrow, modulation": (lora({"lora_unet_single_blocks_0_modulation_lin": (192, 64)}), ("flux1",), "kohya"),
+    "any flux, narrow": (
+        lora({"lora_unet_double_blocks_0_img_attn_qkv": (192, 64)}),
+        ("flux1", "flux2", "chroma"),
+        "kohya",
+    ),
+    "klein 4b is as wide as flux": (
+        lora({"lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072)}),
+        ("flux1", "flux2", "chroma"),
+        "kohya",
+    ),
+    "klein 9b by width": (lora({"lora_unet_double_blocks_0_img_attn_qkv": (12288, 4096)}), ("flux2",), "kohya"),
+    "flux by a late double block": (
+        lora({"lora_unet_double_blocks_18_img_attn_proj": (3072, 3072)}),
+        ("flux1", "chroma"),
+        "kohya",
+    ),
+    "flux2 dev by a late single block": (
+        lora({"lora_unet_single_blocks_47_norm_query_norm": (6144, 64)}),
+        ("flux2",),
+        "kohya",
+    ),
+    "hunyuan video is no flux": (
+        lora({"lora_unet_double_blocks_0_img_mod_linear": (18432, 3072)}),
+        (),
+        "kohya",
+    ),
+    "ltx is no sdxl": (
+        lora({"transformer.transformer_blocks.0.attn2.to_k": (2048, 2048)}, PEFT),
+        (),
+        "diffusers-peft",
+    ),
+    "sd1 by a convolution": (
+        {
+            "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": ("F16", [4, 320, 1, 1]),
+            "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": ("F16", [320, 4, 1, 1]),
+        },
+        ("sd1",),
+        "kohya",
+    ),
+    "text encoder of two": (
+        lora({"lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}),
+        ("sdxl", "sd3", "flux1"),
+        "kohya",
+    ),
+    "text encoder of one": (lora({"lora_te_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}), ("sd1",), "kohya"),
+    "lumina in diffusers": (
+        lora({"transformer.layers.0.attn.to_q": (2304, 2304)}, PEFT),
+        ("lumina2",),
+        "diffusers-peft",
+    ),
+    "pixart": (
+        lora({"transformer.transformer_blocks.0.attn1.to_q": (1152, 1152)}, PEFT),
+        ("pixart",),
+        "diffusers-peft",
+    ),
     "flux2 diffusers": (
         lora({"transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj": (55296, 6144)}, PEFT),
         ("flux2",),

@@ -6,7 +6,7 @@ import math
 
 from modelsmith.errors import BadFileError
 from modelsmith.files.ranges import read_values
-from modelsmith.identify.adapters import base_from_metadata
+from modelsmith.identify.adapter_bases import base_from_metadata
 from modelsmith.identify.draft import Draft
 from modelsmith.identify.messages import say
 from modelsmith.identify.report import LABELS, Ema

@@ -6,7 +6,6 @@ They were checked against key lists of sd-mecha, ComfyUI and diffusers (tests/id
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TypedDict
@@ -120,9 +119,9 @@ def _alternatives(text: str, at: int) -> tuple[list[str], int]:
             plain = False
             continue
         if sign in ",}":
-            numbers = re.fullmatch(r"(\d+)-(\d+)", text[start:at]) if plain else None
-            if numbers:
-                found += [str(number) for number in range(int(numbers.group(1)), int(numbers.group(2)) + 1)]
+            first, dash, last = text[start:at].partition("-") if plain else ("", "", "")
+            if dash and first.isdigit() and last.isdigit():
+                found += map(str, range(int(first), int(last) + 1))
             else:
                 found += [head + text[literal:at] for head in current]
             if sign == "}":
