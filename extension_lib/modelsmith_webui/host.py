@@ -174,23 +174,39 @@ def _has(name: str) -> bool:
 
 
 def detect_host() -> Host:
-    """The adapter for the webui in whose process this runs. Call it only inside a webui."""
-    if _has("modules_forge") and _has("backend.loader"):
-        if not _has("modules.sd_models_config"):
-            from modelsmith_webui.hosts.neo import NeoHost
+    """The adapter for the webui in whose process this runs. Call it only inside a webui.
 
-            return NeoHost()
-        from modelsmith_webui.hosts.forge import ForgeHost
+    A webui that lacks a name on which its adapter stands gets the one that sets nothing and says why.
+    """
+    kind, name = _kind()
+    from modelsmith_webui.hosts.unknown import UnknownHost, missing
 
-        return ForgeHost()
-    if _has("modules_forge.forge_loader"):
+    gone = missing(kind) if kind else ()
+    if gone or not kind:
+        return UnknownHost(name, gone)
+    if kind == "ldm_forge":
         from modelsmith_webui.hosts.ldm_forge import LdmForgeHost
 
-        return LdmForgeHost("reForge" if _has("modules.sd_text_encoder") else "reForge or Classic")
-    if _has("modules_forge"):
-        from modelsmith_webui.hosts.webui import WebuiHost
+        return LdmForgeHost(name)
+    if name == "Neo":
+        from modelsmith_webui.hosts.neo import NeoHost
 
-        return WebuiHost("Unknown Forge")
+        return NeoHost(name)
+    if kind == "forge":
+        from modelsmith_webui.hosts.forge import ForgeHost
+
+        return ForgeHost(name)
     from modelsmith_webui.hosts.a1111 import A1111Host
 
     return A1111Host()
+
+
+def _kind() -> tuple[str, str]:
+    """The adapter that this webui's modules ask for, empty where there is none, and the webui's name."""
+    if _has("modules_forge") and _has("backend.loader"):
+        return "forge", "Forge" if _has("modules.sd_models_config") else "Neo"
+    if _has("modules_forge.forge_loader"):
+        return "ldm_forge", "reForge" if _has("modules.hypernetworks") else "Classic"
+    if _has("modules_forge"):
+        return "", "unknown, of the Forge family"
+    return "a1111", "A1111"
