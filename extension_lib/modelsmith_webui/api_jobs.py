@@ -20,7 +20,7 @@ from modelsmith_webui.api_models import (
     VaeExtractBody,
     VaeFixBody,
 )
-from modelsmith_webui.background import Background
+from modelsmith_webui.background import Background, queue_of
 from modelsmith_webui.host import Host, ModelFile
 
 Find = Callable[[list[ModelFile], str], ModelFile]
@@ -33,7 +33,7 @@ def _refused(error: ModelsmithError) -> HTTPException:
 
 def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
     """Add the routes. ``find`` gives the file of a list that has a name, or raises UnknownNameError."""
-    background = Background(host)
+    background = queue_of(host)
 
     def start(kind: str, body: Any) -> dict[str, Any]:
         # What the work needs is heavy: it is imported when the first job is asked for.

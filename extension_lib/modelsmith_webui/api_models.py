@@ -128,6 +128,7 @@ class JobAnswer(BaseModel):
 
     id: str
     kind: str
+    title: str = Field("", description="What it makes.")
     state: str
     progress: float = Field(description="0 to 1.")
     text: str = Field(description="What it does now.")

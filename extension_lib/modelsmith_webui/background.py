@@ -1,4 +1,5 @@
-"""Jobs that the API starts: one thread each, in the host's queue, so that none runs beside a generation."""
+"""The queue of jobs that tab and API share: one at a time, in an order that can be changed, each in the host's own
+queue so that none runs beside a generation."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import logging
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,10 +26,12 @@ WAITING_ALLOWED = 32
 
 @dataclass
 class Job:
-    """One job and what has become of it. result: the answer of the work; error, remedy: why it failed."""
+    """One job and what has become of it. title: what it makes. result: the answer of the work; error, remedy: why it
+    failed."""
 
     id: str
     kind: str
+    title: str = ""
     state: State = "queued"
     progress: float = 0.0
     text: str = ""
@@ -48,6 +52,7 @@ class Job:
         return {
             "id": self.id,
             "kind": self.kind,
+            "title": self.title,
             "state": self.state,
             "progress": round(self.progress, 4),
             "text": self.text,
@@ -73,16 +78,22 @@ class _Control:
 
 
 class Background:
-    """Starts jobs and remembers the last ones."""
+    """Starts jobs one after the other and remembers the last ones."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
+        # What waits, in the order in which it will run, and whether a thread is at work on it.
+        self._waiting: list[tuple[Job, Work]] = []
+        self._busy = False
 
-    def start(self, kind: str, work: Work) -> Job:
-        """Queue the work; it runs when the host's queue comes to it. Raises UsageError where too many wait."""
-        job = Job(secrets.token_hex(8), kind)
+    def start(self, kind: str, work: Work, title: str = "") -> Job:
+        """Queue the work; it runs when those before it are done and the host's own queue comes to it.
+
+        Raises UsageError where too many wait.
+        """
+        job = Job(secrets.token_hex(8), kind, title)
         with self._lock:
             if sum(not known.over for known in self._jobs.values()) >= WAITING_ALLOWED:
                 raise UsageError(f"{WAITING_ALLOWED} jobs are waiting already", "Wait until one has ended")
@@ -90,8 +101,11 @@ class Background:
             for old in finished[: max(0, len(finished) - FINISHED_KEPT + 1)]:
                 del self._jobs[old]
             self._jobs[job.id] = job
-        # A daemon: a webui that is being closed does not wait for it, and a half-written output is never renamed.
-        threading.Thread(target=self._run, args=(job, work), name=f"modelsmith-{kind}", daemon=True).start()
+            self._waiting.append((job, work))
+            idle, self._busy = not self._busy, True
+        if idle:
+            # A daemon: a webui that is being closed does not wait for it, and a half-written output is never renamed.
+            threading.Thread(target=self._serve, name="modelsmith-queue", daemon=True).start()
         return job
 
     def job(self, identifier: str) -> Job:
@@ -103,15 +117,45 @@ class Background:
             return found
 
     def jobs(self) -> list[Job]:
-        """All that are remembered, the oldest first."""
+        """All that are remembered: what has ended and what runs, the oldest first, then what waits, in its order."""
         with self._lock:
-            return list(self._jobs.values())
+            waiting = [job for job, _ in self._waiting]
+            return [job for job in self._jobs.values() if job not in waiting] + waiting
 
     def cancel(self, identifier: str) -> Job:
-        """Ask a job to stop; one that waits ends as soon as its turn comes. Raises UnknownNameError."""
+        """Stop a job: at once where it waits, within a moment where it runs. Raises UnknownNameError."""
         job = self.job(identifier)
         job.stop.set()
+        with self._lock:
+            waits = job.state == "queued"
+            self._waiting = [pair for pair in self._waiting if pair[0] is not job]
+            if waits:
+                self._end(job, "cancelled", "cancelled", "")
         return job
+
+    def move(self, identifier: str, place: int) -> list[Job]:
+        """Put a job that waits at a place among those that wait, 0 the first. Returns these in their new order.
+
+        Raises UnknownNameError, and UsageError where the job does not wait any more.
+        """
+        job = self.job(identifier)
+        with self._lock:
+            pair = next((pair for pair in self._waiting if pair[0] is job), None)
+            if pair is None:
+                raise UsageError(f"the job {identifier} does not wait any more", "Only waiting jobs can be moved")
+            self._waiting.remove(pair)
+            self._waiting.insert(max(0, place), pair)
+            return [waiting for waiting, _ in self._waiting]
+
+    def _serve(self) -> None:
+        """Run what waits until nothing does."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+                job, work = self._waiting.pop(0)
+            self._run(job, work)
 
     def _run(self, job: Job, work: Work) -> None:
         def handler(_task: str) -> list[Any]:
@@ -121,16 +165,19 @@ class Background:
 
         try:
             self._host.wrap_job(handler, extra_outputs=[])(f"task(modelsmith-{job.id})")
+        except (OSError, MemoryError, RuntimeError, ValueError, TypeError, AttributeError, LookupError):
+            # The next job must have its turn whatever the host did to this one.
+            logger.warning("the host ended the job %s", job.kind, exc_info=True)
         finally:
             if not job.over:
                 self._end(job, "failed", "the host ended the job", "See the host's own log.")
 
     def _work(self, job: Job, work: Work) -> None:
-        job.started = time.monotonic()
+        with self._lock:
+            if job.over:  # cancelled while the host was busy
+                return
+            job.started, job.state = time.monotonic(), "running"
         try:
-            if job.stop.is_set():
-                raise Cancelled
-            job.state = "running"
             job.result = work(_Control(job, self._host.job_control()))
         except Cancelled as error:
             self._end(job, "cancelled", error.message, error.remedy)
@@ -148,3 +195,15 @@ class Background:
     def _end(job: Job, state: State, error: str, remedy: str) -> None:
         job.error, job.remedy, job.ended = error, remedy, time.monotonic()
         job.state = state
+
+
+_queues: weakref.WeakKeyDictionary[Host, Background] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def queue_of(host: Host) -> Background:
+    """The one queue of a host, for tab and API alike."""
+    with _guard:
+        if host not in _queues:
+            _queues[host] = Background(host)
+        return _queues[host]

@@ -53,11 +53,13 @@ def is_recipe(path: str | Path) -> bool:
     return known[1]
 
 
-def sources_of(host: Host) -> Any:
-    """Where the inputs of recipes may be: the host's checkpoints, with the hashes that it knows."""
+def sources_of(host: Host, *, loras: bool = False) -> Any:
+    """Where the inputs of recipes may be: the host's checkpoints (and its LoRAs), with the hashes that it knows."""
     from modelsmith.merge.recipe_checkpoint import Sources
 
     files = host.checkpoints()
+    if loras:
+        files = [*files, *(file for file in host.model_files() if file.kind == "lora")]
     hashes = {file.path: known for file in files if (known := host.cached_sha256(file))}
     return Sources(tuple(file.path for file in files), hashes)
 
@@ -95,7 +97,8 @@ class RecipeLoading:
         from modelsmith.merge.recipe_checkpoint import plan_in_memory, read_recipe_checkpoint
 
         checkpoint = read_recipe_checkpoint(Path(path))
-        return plan_in_memory(checkpoint, sources_of(self._host)), checkpoint.digest
+        sources = sources_of(self._host, loras=bool(checkpoint.recipe.get("loras")))
+        return plan_in_memory(checkpoint, sources), checkpoint.digest
 
     def changed(self, path: str) -> bool:
         """Whether a recipe is another one than when it was last merged."""

@@ -193,8 +193,9 @@ def test_without_the_extension_it_fails_and_stays_whole(
     other = unknown_type(path)
     plain.start()
     try:
-        for name in ("alone", "refused"):
-            plain.select("sd15")
+        # Another model each time: Forge does not load the one from before a failure again.
+        for name, first in (("alone", "sd15"), ("refused", "sd15-b")):
+            plain.select(first)
             plain.txt2img()
             seen = len(plain.output())
             said = ""

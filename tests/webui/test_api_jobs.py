@@ -300,3 +300,32 @@ def test_in_a_webui_a_job_waits_for_the_generation(monkeypatch: pytest.MonkeyPat
         time.sleep(0.01)
     assert (job.state, job.result) == ("done", {"seen": 250})
     assert queue.seen == [f"task(modelsmith-{job.id})"]
+
+
+def test_waiting_jobs_change_places_and_one_is_cancelled_at_once(host: StandaloneHost) -> None:
+    jobs, release, order = Background(host), threading.Event(), list[str]()
+
+    def work(name: str) -> Callable[[JobControl], dict[str, Any]]:
+        def run_one(_control: JobControl) -> dict[str, Any]:
+            release.wait(30)
+            order.append(name)
+            return {}
+
+        return run_one
+
+    started = {name: jobs.start("test", work(name), name) for name in ("first", "second", "third", "fourth")}
+    for _ in range(500):
+        if started["first"].state == "running":
+            break
+        time.sleep(0.01)
+    assert [job.title for job in jobs.move(started["fourth"].id, 0)] == ["fourth", "second", "third"]
+    assert [job.title for job in jobs.jobs()] == ["first", "fourth", "second", "third"]
+    assert jobs.cancel(started["second"].id).state == "cancelled"
+    with pytest.raises(UsageError, match="does not wait"):
+        jobs.move(started["first"].id, 1)
+    release.set()
+    for _ in range(500):
+        if all(job.over for job in started.values()):
+            break
+        time.sleep(0.01)
+    assert order == ["first", "fourth", "third"]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from modelsmith.files.tensors import FileStamp
 from modelsmith.merge.plan import MergePlan, TensorJob
 
 CACHED_ACTIONS = ("elements", "whole", "widen")
@@ -104,13 +105,13 @@ class JobKeys:
     def __init__(self, plan: MergePlan) -> None:
         request = plan.request
         stamps = [sorted((str(path), repr(stamp)) for path, stamp in one.stamps.items()) for one in plan.inputs]
-        extras = [(name, getattr(request, name, None)) for name in ("finetune", "loras", "component_dtypes", "rules")]
-        self._shared = repr((request.method, stamps, [(name, repr(value)) for name, value in extras]))
+        self._shared = repr((request.method, stamps, request.finetune))
+        self._loras = repr([(spec, FileStamp.of(spec.path)) for spec in request.loras])
 
     def of(self, job: TensorJob) -> str | None:
         """The key of a job; None where caching it would gain nothing."""
-        if job.action not in CACHED_ACTIONS:
+        if job.action not in CACHED_ACTIONS and not job.lora:
             return None
-        parameters = sorted(job.parameters.items())
-        told = (job.entry, job.action, [(operand.model, operand.name) for operand in job.operands], parameters)
-        return hashlib.sha256(f"{self._shared}{told!r}".encode()).hexdigest()
+        # A job's own fields tell the rest: operands, their places, the parameters for this tensor, the type.
+        told = f"{self._shared}{replace(job, block='')!r}{self._loras if job.lora else ''}"
+        return hashlib.sha256(told.encode()).hexdigest()

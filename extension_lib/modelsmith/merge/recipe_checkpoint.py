@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from modelsmith.identify.recipe_file import (
 )
 from modelsmith.merge.plan import MergePlan, plan_merge
 from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
+from modelsmith.merge.replay import request_from_recipe, sha256_of
 from modelsmith.merge.request import MergeRequest
 
 _HEAD, _TAIL = 1 << 20, 1 << 16
@@ -166,7 +167,7 @@ def read_recipe_checkpoint(path: Path) -> RecipeCheckpoint:
 
 
 def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: Sources) -> Path:
-    """The file of one of the recipe's models: by hash where it is known, else by name, size and fingerprint; a file
+    """The file of one of the recipe's models or LoRAs: by hash where it is known, else by size and fingerprint; a file
     that was renamed is found too. Raises BadFileError, which names the model and says how to mend it.
     """
     name, wanted = str(model.get("file", model.get("name"))), model.get("sha256")
@@ -177,7 +178,9 @@ def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: 
     for path in (*namesakes, *sources.files):
         if sha256 and sources.hashes.get(path) == sha256:
             return path
-        if mark and path.is_file() and path.stat().st_size == size and fingerprint(path) == mark:
+        if not path.is_file() or path.stat().st_size != size:
+            continue
+        if fingerprint(path) == mark if mark else sha256 is not None and sha256_of(path) == sha256:
             return path
     if namesakes:
         raise BadFileError(
@@ -192,32 +195,12 @@ def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: 
     )
 
 
-def _request(recipe: Mapping[str, Any], find: Callable[[Mapping[str, Any]], Path], output: Path) -> MergeRequest:
-    models: list[Mapping[str, Any]] = list(recipe["models"])
-    paths = [find(model) for model in models]
-    hashes = [str(model.get("sha256", UNKNOWN_HASH)) for model in models]
-    return MergeRequest(
-        models=tuple(paths),
-        method=recipe["method"],
-        output=output,
-        parameters=recipe["parameters"],
-        block_weights=recipe["blocks"],
-        dtype=recipe["dtype"],
-        missing=recipe["missing"],
-        allow_prediction_mix=recipe["allow_prediction_mix"],
-        copy_metadata=recipe["copy_metadata"],
-        metadata=recipe["metadata"],
-        known_hashes={path: one for path, one in zip(paths, hashes, strict=True) if one != UNKNOWN_HASH},
-        names={path: str(model["name"]) for path, model in zip(paths, models, strict=True)},
-    )
-
-
 def request_for(checkpoint: RecipeCheckpoint, sources: Sources, output: Path | None = None) -> MergeRequest:
     """The merge that a recipe checkpoint stands for, to be written to ``output`` or kept in memory.
 
     Raises BadFileError for a model that is missing or changed.
     """
-    return _request(
+    return request_from_recipe(
         checkpoint.recipe,
         lambda model: find_input(checkpoint, model, sources),
         output or checkpoint.path.with_name(str(checkpoint.recipe.get("output", checkpoint.path.name))),
