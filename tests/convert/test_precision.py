@@ -280,3 +280,35 @@ def test_the_input_is_never_the_target(tmp_path: Path) -> None:
     source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
     with pytest.raises(ModelsmithError):
         converted(source, source, "fp16")
+
+
+def test_scaled_dits_and_text_encoders(tmp_path: Path) -> None:
+    """One model alone has its marker at the root, a checkpoint under each part that ComfyUI looks into."""
+    dit = {
+        "double_blocks.0.img_attn.qkv.weight": torch.randn(12, 8),
+        "double_blocks.0.img_attn.norm.key_norm.scale": torch.randn(4),
+    }
+    t5 = {
+        "encoder.block.0.layer.0.SelfAttention.q.weight": torch.randn(8, 8),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": torch.randn(32, 2),
+        "shared.weight": torch.randn(20, 8),
+    }
+    for name, tensors in (("dit", dit), ("t5", t5)):
+        source = saved(tmp_path / f"{name}.safetensors", tensors)
+        converted(source, tmp_path / f"{name}-8.safetensors", "fp8_scaled")
+        out = loaded(tmp_path / f"{name}-8.safetensors")
+        assert {key for key, value in out.items() if value.dtype == torch.float8_e4m3fn} == {
+            "scaled_fp8",
+            next(iter(tensors)),
+        }
+        converted(tmp_path / f"{name}-8.safetensors", tmp_path / f"{name}-16.safetensors", "fp16")
+        back = loaded(tmp_path / f"{name}-16.safetensors")
+        assert set(back) == set(tensors)
+        assert all(torch.allclose(back[key].float(), tensors[key], rtol=0.07, atol=2e-3) for key in tensors)
+    whole = {f"model.diffusion_model.{name}": value for name, value in dit.items()}
+    whole |= {f"text_encoders.t5xxl.transformer.{name}": value for name, value in t5.items()}
+    whole |= {"vae.decoder.conv_in.weight": torch.randn(4, 4, 3, 3)}
+    source = saved(tmp_path / "whole.safetensors", whole)
+    converted(source, tmp_path / "whole-8.safetensors", "unet=fp8_scaled,te=fp8_scaled,vae=fp16")
+    markers = {name for name in loaded(tmp_path / "whole-8.safetensors") if name.endswith("scaled_fp8")}
+    assert markers == {"model.diffusion_model.scaled_fp8", "text_encoders.t5xxl.transformer.scaled_fp8"}

@@ -12,7 +12,8 @@ from convert.helpers import loaded, metadata_of, same_bits, saved
 from modelsmith.convert.hashes import hash_file
 from modelsmith.convert.publish import PublishOptions, is_private, plan_publish, publish, suggest_name
 from modelsmith.convert.romanize import ascii_name, kana_to_latin
-from modelsmith.errors import UsageError
+from modelsmith.convert.write import WriteOptions
+from modelsmith.errors import Cancelled, UsageError
 
 UNET = "model.diffusion_model."
 
@@ -107,7 +108,7 @@ def test_publishing_whole(tmp_path: Path) -> None:
         assert "さくらミックス v1" in card and "SD1" in card and done.hashes.autov2 in card and "5–7" in card
     assert "- VAE: included" in english and "内蔵" in japanese and "推奨設定" in japanese
     assert (out / "sakuramikkusu-v1.sha256").read_text().split() == [done.hashes.sha256, plan.target.name]
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(UsageError, match="exist"):
         publish(source, out, options)
 
 
@@ -126,6 +127,40 @@ def test_the_v_model_says_what_it_wants(tmp_path: Path) -> None:
     assert "not included: use sdxl_vae" in english and "ゼロ終端SNR" in japanese
     assert metadata_of(tmp_path / "out.safetensors")["modelspec.prediction_type"] == "v"
     assert {"v_pred", "ztsnr"} <= set(loaded(tmp_path / "out.safetensors"))
+
+
+def test_what_somebody_wrote_beside_it_is_never_replaced_unasked(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", _model())
+    card = tmp_path / "out.ja.md"
+    card.write_text("私のカード", encoding="utf-8")
+    options = PublishOptions(name="out")
+    assert plan_publish(source, tmp_path, options).existing == (card,)
+    with pytest.raises(UsageError, match=r"out\.ja\.md"):
+        publish(source, tmp_path, options)
+    assert card.read_text(encoding="utf-8") == "私のカード"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "out.ja.md"]
+    publish(source, tmp_path, options, WriteOptions(overwrite=True))
+    assert card.read_text(encoding="utf-8") != "私のカード"
+
+
+def test_hashing_is_part_of_the_progress_and_can_be_stopped(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", {**_model(), UNET + "large": torch.zeros(6 << 20)})
+    told: list[tuple[int, int]] = []
+    publish(
+        source, tmp_path, PublishOptions(name="b"), WriteOptions(progress=lambda done, all_: told.append((done, all_)))
+    )
+    shares = [done / all_ for done, all_ in told]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert any(0.5 < share < 1.0 for share in shares)  # the reading back shows
+    reading = [share for share in shares if share > 0.5]
+    asked = iter(range(10_000))
+
+    def stop() -> bool:
+        return next(asked) > len(shares) - len(reading)
+
+    with pytest.raises(Cancelled):
+        publish(source, tmp_path, PublishOptions(name="c"), WriteOptions(cancelled=stop))
+    assert (tmp_path / "c.safetensors").exists() and not (tmp_path / "c.md").exists()
 
 
 def test_hashes_by_their_definitions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,11 +32,19 @@ class Hashes:
         return None if self.data_sha256 is None else self.data_sha256[:12]
 
 
-def hash_file(path: Path, cancelled: Callable[[], bool] | None = None) -> Hashes:
-    """Read a file once and hash it both ways. Raises BadFileError, Cancelled."""
+def hash_file(
+    path: Path,
+    cancelled: Callable[[], bool] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Hashes:
+    """Read a file once and hash it both ways. Raises BadFileError, Cancelled.
+
+    progress: told the bytes done and the bytes in all.
+    """
     whole, data = hashlib.sha256(), hashlib.sha256()
     try:
         with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
+            size = os.fstat(file.fileno()).st_size
             start = file.read(9)
             header = int.from_bytes(start[:8], "little") + 8 if start[8:] == b"{" else -1
             file.seek(0)
@@ -48,6 +57,8 @@ def hash_file(path: Path, cancelled: Callable[[], bool] | None = None) -> Hashes
                 position += len(block)
                 if cancelled is not None and cancelled():
                     raise Cancelled
+                if progress is not None:
+                    progress(position, size)
     except OSError as error:
         raise BadFileError(path, f"reading failed ({error.strerror})", "Check the disk") from error
     return Hashes(whole.hexdigest(), data.hexdigest() if header >= 0 else None)

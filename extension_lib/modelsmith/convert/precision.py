@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast as as_type
@@ -30,6 +31,7 @@ KINDS: Mapping[str, str] = {
 """Precisions by the name that people use, and the safetensors type of each."""
 
 PARTS: tuple[Part, ...] = ("unet", "te", "vae")
+_SCALED_PREFIX = re.compile(r"model\.diffusion_model\.|text_encoders\.[^.]+\.(?:transformer\.)?")
 _NEVER = (".position_ids", "logit_scale")
 # Tables that are looked up and never multiplied: the scaled form is known to hosts for linear layers only.
 _TABLES = ("embedding.weight", "embed_tokens.weight", "shared.weight", "relative_attention_bias.weight")
@@ -150,13 +152,18 @@ def _is_linear(name: str, node: Node) -> bool:
 
 
 def _scaled_prefix(name: str, table: PartTable) -> str:
-    """Where the marker of scaled weights stands. ComfyUI looks under the diffusion model's prefix, or at the root."""
+    """Where the marker of scaled weights stands.
+
+    ComfyUI looks for it at the root of a file that holds one model, and in a checkpoint under the diffusion model's
+    prefix and those of its own text encoders (``text_encoders.t5xxl.transformer.``).
+    """
     if table.bare is not None:
         return ""
-    if name.startswith("model.diffusion_model."):
-        return "model.diffusion_model."
+    match = _SCALED_PREFIX.match(name)
+    if match is not None:
+        return match[0]
     raise UsageError(
-        f"{name} lies in a checkpoint's text encoder or VAE, for which the scaled fp8 form is not defined",
+        f"{name} lies in a part of a checkpoint for which the scaled fp8 form is not defined",
         "Use fp8_scaled for the unet only, for instance unet=fp8_scaled,te=fp16",
     )
 

@@ -6,7 +6,7 @@ import base64
 import datetime
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelsmith.convert.card import CardFacts, model_card
@@ -71,6 +71,11 @@ class PublishPlan:
     pruned: PruneReport
     bytes_out: int
 
+    @property
+    def existing(self) -> tuple[Path, ...]:
+        """Files that are there already and would be replaced: the model, its cards, its hash."""
+        return tuple(path for path in (self.target, *companions(self.target)) if path.exists())
+
 
 @dataclass(frozen=True)
 class Published:
@@ -94,23 +99,53 @@ def plan_publish(source: Path, folder: Path, options: PublishOptions) -> Publish
 
 
 def publish(source: Path, folder: Path, options: PublishOptions, write: WriteOptions | None = None) -> Published:
-    """Write the model, its hashes and its cards (``NAME.md``, ``NAME.ja.md``, ``NAME.sha256``) into ``folder``."""
+    """Write the model, its hashes and its cards (``NAME.md``, ``NAME.ja.md``, ``NAME.sha256``) into ``folder``.
+
+    Progress counts the output's bytes twice: as they are written, and as they are read back for the hashes.
+    Raises UsageError, before anything is written, where one of the files exists and may not be replaced; a model that
+    was written when the hashing is cancelled stays.
+    """
+    chosen = write or WriteOptions()
     with open_model(source) as model:
         plan, precision = _prepare(model, folder, options)
+        if not chosen.overwrite:
+            _refuse_existing(plan)
         book = set_precision(model, precision)
-        result = write_model(model, plan.target, book, write)
-    hashes = hash_file(result.path)
+        result = write_model(model, plan.target, book, _half_way(chosen, 0))
+    hashes = hash_file(result.path, chosen.cancelled, _half_way(chosen, 1).progress)
     if hashes.sha256 != result.sha256:
         raise BadFileError(result.path, "what was read back is not what was written", "Check the disk and repeat")
     report = identify(result.path)
     facts = CardFacts(options.title or source.stem, options.author, options.license, result.path.name, hashes)
-    cards: list[Path] = []
-    for language, ending in (("en", ".md"), ("ja", ".ja.md")):
-        card = result.path.with_name(result.path.stem + ending)
-        _write_text(card, model_card(report, facts, "ja" if language == "ja" else "en"))
-        cards.append(card)
-    _write_text(result.path.with_name(result.path.stem + ".sha256"), f"{hashes.sha256}  {result.path.name}\n")
-    return Published(result, hashes, tuple(cards), report)
+    english, japanese, digest = companions(result.path)
+    _write_text(english, model_card(report, facts, "en"))
+    _write_text(japanese, model_card(report, facts, "ja"))
+    _write_text(digest, f"{hashes.sha256}  {result.path.name}\n")
+    return Published(result, hashes, (english, japanese), report)
+
+
+def companions(target: Path) -> tuple[Path, Path, Path]:
+    """What is written beside a model: its card in English and in Japanese, and its hash."""
+    english, japanese, digest = (target.with_name(target.stem + ending) for ending in (".md", ".ja.md", ".sha256"))
+    return english, japanese, digest
+
+
+def _refuse_existing(plan: PublishPlan) -> None:
+    if plan.existing:
+        names = ", ".join(path.name for path in plan.existing)
+        raise UsageError(f"{names} exist already in {plan.target.parent}", "Choose another name or allow replacing")
+
+
+def _half_way(write: WriteOptions, half: int) -> WriteOptions:
+    """The options whose progress fills the first or the second half."""
+    told = write.progress
+    if told is None:
+        return write
+
+    def show(done: int, total: int) -> None:
+        told(done + half * total, 2 * total)
+
+    return replace(write, progress=show)
 
 
 def _prepare(model: Model, folder: Path, options: PublishOptions) -> tuple[PublishPlan, Precision]:

@@ -45,3 +45,5 @@ def _print_plan(plan: PublishPlan) -> None:
         print(f"  {name}: {text[:80]}")
     for name in plan.removed_metadata:
         print(f"  removed: {name}")
+    for path in plan.existing:
+        print(f"  exists already: {path}")

@@ -121,6 +121,10 @@ def _share(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     options = form.publish_options(file)
     plan = plan_publish(file.path, file.path.parent, options)
     place, warning = _where(plan.target, form, tr)
+    others = [path.name for path in plan.existing if path != plan.target]
+    if others and not form.overwrite and not warning:
+        told = tr("These files exist already: {names}.", names=", ".join(others))
+        warning = notice("warning", told, tr("Choose another name."))
     rows = [
         (tr("Size"), _sizes(plan.pruned.bytes_before, plan.bytes_out, tr)),
         (tr("Left out"), dropped_text(plan.pruned.dropped, tr)),
