@@ -117,7 +117,8 @@ class Decision:
     """What a host is to be told about one file.
 
     ``prediction`` None means: leave the host alone (flow, EDM, unknown, or switched off); ``ztsnr`` is False then.
-    ``source`` names the strongest reason, ``reasons`` are lines for a person.
+    ``source`` names the strongest reason, ``reasons`` are lines for a person. ``ztsnr_said``: a person said it for the
+    file or the picture, which goes before an option of the whole webui; what was found in the file does not.
     """
 
     prediction: DiscreteType | None
@@ -125,6 +126,7 @@ class Decision:
     source: str
     reasons: tuple[str, ...]
     config: ConfigKey | None
+    ztsnr_said: bool = False
 
 
 def _config(report: Report, v_prediction: bool) -> ConfigKey | None:
@@ -205,4 +207,5 @@ def decide(
     reasons = [reason, ztsnr_reason]
     if report.prediction.conflict:
         reasons.append("the file contradicts itself about its prediction type; see its report")
-    return Decision(prediction, ztsnr, source, tuple(reasons), _config(report, prediction == "v_prediction"))
+    config = _config(report, prediction == "v_prediction")
+    return Decision(prediction, ztsnr, source, tuple(reasons), config, image.over(override).ztsnr != "auto")

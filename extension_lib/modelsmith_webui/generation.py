@@ -107,6 +107,7 @@ class Generation:
         self._record(p, path)
         self._advise(p, path, image)
         self._ask_model(p)
+        self._say_what_cannot_run(p, path)
 
     def before_batch(self, p: Any) -> None:
         job: Job | None = getattr(p, JOB, None)
@@ -116,6 +117,7 @@ class Generation:
 
     def before_sampling(self, p: Any) -> None:
         """Before each sampling, also that of the hires pass."""
+        self.host.before_sampling(p)
         params = p.extra_generation_params
         job: Job | None = getattr(p, JOB, None)
         path = self.host.loaded_checkpoint()
@@ -155,6 +157,11 @@ class Generation:
         applied = status.decision if status is not None and status.applied else None
         automatic = self._plain(path) if path is not None else None
         infotext.record(p.extra_generation_params, applied, automatic)
+
+    def _say_what_cannot_run(self, p: Any, path: Path | None) -> None:
+        problem = self.host.cannot_run(self.resolver.resolve(path)) if path is not None and self.resolver else None
+        if problem and hasattr(p, "comment"):
+            p.comment(f"Modelsmith: {problem}")
 
     def _ask_model(self, p: Any) -> None:
         """Where the setting asks for it: what a model whose type is in doubt says itself. Never stops a picture."""

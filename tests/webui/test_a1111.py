@@ -154,9 +154,14 @@ def host(webui: Webui, monkeypatch: pytest.MonkeyPatch) -> Iterator[a1111.A1111H
     found = a1111.A1111Host()
     decisions = dict(DECISIONS)
     found.decisions = decisions  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        found.resolver, "resolve", lambda path: SimpleNamespace(decision=decisions[Path(path).stem]), raising=True
-    )
+    reports: dict[str, Any] = {}
+    found.reports = reports  # type: ignore[attr-defined]
+    nothing = SimpleNamespace(architecture=None)
+
+    def resolve(path: Any) -> Any:
+        return SimpleNamespace(decision=decisions[Path(path).stem], report=reports.get(Path(path).stem, nothing))
+
+    monkeypatch.setattr(found.resolver, "resolve", resolve, raising=True)
     monkeypatch.setattr(found, "data_folder", lambda: webui.folder / "data")
     found.install()
     yield found
@@ -261,6 +266,46 @@ def test_nothing_decided_leaves_the_model_alone(webui: Webui, host: a1111.A1111H
     host.model_loaded(model)
     assert model.alphas_cumprod_original is table
     assert not hasattr(model, a1111.STATE)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "prediction", "said"),
+    [
+        ("sdxl", "edm_v_prediction", "type edm_v_prediction; A1111 samples it as epsilon"),
+        ("sdxl", "flow", "type flow; A1111 samples it as epsilon"),
+        ("flux1", "flow", "is flux1, which A1111 cannot load"),
+        ("sd3", "flow", None),
+        (None, "undetermined", None),
+    ],
+)
+def test_what_this_webui_cannot_run_is_said(
+    webui: Webui,
+    host: Any,
+    architecture: str | None,
+    prediction: str,
+    said: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host.reports["unknown"] = SimpleNamespace(architecture=architecture, prediction=SimpleNamespace(type=prediction))
+    load(webui, host, "unknown")
+    notes = host.status().notes
+    assert [said in note for note in notes] == ([True] if said else [])
+    assert (said in caplog.text) if said else ("unknown.safetensors" not in caplog.text)
+
+
+def test_what_is_said_for_a_file_goes_before_the_option_for_all(webui: Webui, host: Any) -> None:
+    webui.opts.sd_noise_schedule, webui.opts.use_downcasted_alpha_bar = "Zero Terminal SNR", True
+    for said in (False, True):
+        host.decisions["v"] = Decision("v_prediction", False, "override", ("v",), ConfigKey("sdxl", True), said)
+        model = load(webui, host, "v")
+        p = SimpleNamespace(extra_generation_params={"Noise Schedule": "Zero Terminal SNR"})
+        webui.sd_models.apply_alpha_schedule_override(model, p)
+        if said:
+            assert sigma(model) == pytest.approx(PLAIN, rel=1e-5)
+            assert p.extra_generation_params == {}
+        else:
+            assert sigma(model) > 1000
+            assert "Noise Schedule" in p.extra_generation_params
 
 
 def test_uninstall_puts_everything_back(webui: Webui, host: a1111.A1111Host) -> None:

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from modelsmith.decision import Decision  # noqa: E402
-from modelsmith_webui.hosts import forge  # noqa: E402
+from modelsmith_webui.hosts import forge, forge_edm  # noqa: E402
 
 ZTSNR_SIGMA_MAX = 4518.76367  # of rescale_zero_terminal_snr_sigmas in Forge, float32
 PLAIN_SIGMA_MAX = 14.6146412
@@ -73,9 +73,10 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, name, module)
     adapter: Any = forge.ForgeHost()
     adapter.answers, adapter.opts, adapter.data, adapter.found_type = {}, shared.opts, data, "epsilon"
+    adapter.architecture = "sdxl"
 
     def resolve(path: Path) -> Any:
-        report = SimpleNamespace(prediction=SimpleNamespace(type=adapter.found_type))
+        report = SimpleNamespace(prediction=SimpleNamespace(type=adapter.found_type), architecture=adapter.architecture)
         return SimpleNamespace(path=path, report=report, decision=adapter.answers[Path(path).name])
 
     adapter.resolver = SimpleNamespace(resolve=resolve)
@@ -215,12 +216,123 @@ def test_host_option_against_the_file_is_said(host: Any, tmp_path: Path) -> None
     assert "Noise schedule" in status.notes[0]
 
 
-def test_what_forge_cannot_run_is_said(host: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def continuous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forge's backend.modules.k_prediction with the arithmetic of its predictor for continuous EDM schedules."""
+
+    class PredictionContinuousEDM(torch.nn.Module):
+        def __init__(self, sigma_data: float, prediction_type: str, sigma_min: float, sigma_max: float) -> None:
+            super().__init__()
+            self.sigma_data, self.prediction_type = sigma_data, prediction_type
+            self.register_buffer("sigmas", torch.linspace(np.log(sigma_min), np.log(sigma_max), 1000).exp())
+
+        def timestep(self, sigma: Any) -> Any:
+            return 0.25 * sigma.log()
+
+        def sigma(self, timestep: Any) -> Any:
+            return (timestep / 0.25).exp()
+
+    module = ModuleType("backend.modules.k_prediction")
+    module.PredictionContinuousEDM = PredictionContinuousEDM  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("backend", "backend.modules"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def cosxl(path: Path, **marks: float) -> Path:
+    from safetensors.torch import save_file
+
+    save_file({f"edm_vpred.{name}": torch.tensor(value) for name, value in marks.items()}, path)
+    return path
+
+
+@pytest.mark.usefixtures("continuous")
+def test_cosxl_gets_a_continuous_schedule_and_gives_it_back(host: Any, tmp_path: Path) -> None:
+    path = cosxl(tmp_path / "a.safetensors", sigma_max=100.0)
     host.answers["a.safetensors"], host.found_type = decision(None), "edm_v_prediction"
+    own = Prediction("epsilon")
+    model = make_model(path, own)
+    predictor = load(host, model)
+    assert predictor is not own
+    assert (predictor.prediction_type, predictor.sigma_data) == ("v_prediction", 1.0)
+    assert [float(predictor.sigmas[i]) for i in (0, -1)] == pytest.approx([0.002, 100.0], rel=1e-4)
+    # An index of the table and the network's own time both lead to a noise level.
+    indices = torch.tensor([999.0, 500.0, 0.0])
+    assert predictor.sigma(indices) == pytest.approx(predictor.sigmas[indices.long()], rel=1e-3)
+    assert float(predictor.sigma(predictor.timestep(torch.tensor(7.0)))) == pytest.approx(7.0, rel=1e-5)
+    predictor.set_sigmas(torch.ones(1000))
+    assert float(predictor.sigmas[-1]) == pytest.approx(100.0, rel=1e-4)
+    host.reapply()
+    assert model.forge_objects.unet.model.predictor is predictor
+    status = host.status()
+    assert status.applied
+    assert status.notes == ("EDM v-prediction on continuous noise levels from 0.002 to 100",)
+    # Said otherwise by a person, or switched off, it is the webui's own again.
+    host.answers["a.safetensors"] = decision("v_prediction")
+    host.reapply()
+    assert model.forge_objects.unet.model.predictor is own
+    assert own.prediction_type == "v_prediction"
+    host.answers["a.safetensors"] = decision(None)
+    host.reapply()
+    assert model.forge_objects.unet.model.predictor is not own
+    host.uninstall()
+    assert model.forge_objects.unet.model.predictor is own
+
+
+@pytest.mark.parametrize(
+    ("marks", "wanted"),
+    [
+        ({}, (0.002, 120.0)),
+        ({"sigma_min": 0.01, "sigma_max": 80.0}, (0.01, 80.0)),
+        ({"sigma_max": float("nan")}, (0.002, 120.0)),
+        ({"sigma_min": 200.0}, (0.002, 120.0)),
+    ],
+)
+def test_the_range_of_cosxl_is_read_from_the_file(tmp_path: Path, marks: Any, wanted: tuple[float, float]) -> None:
+    path = cosxl(tmp_path / "a.safetensors", other=1.0, **marks)
+    assert forge_edm.sigma_range(path) == pytest.approx(wanted)
+    assert forge_edm.sigma_range(tmp_path / "missing.safetensors") == (0.002, 120.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "architecture", "said"),
+    [
+        ("edm_v_prediction", "sdxl", "for which this Forge has no schedule"),
+        ("edm", "sdxl", "fails to load"),
+        ("flow", "sdxl", "gives noise"),
+        ("flow", "flux1", ""),
+    ],
+)
+def test_what_forge_cannot_run_is_said(
+    host: Any, tmp_path: Path, found: str, architecture: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.answers["a.safetensors"], host.found_type, host.architecture = decision(None), found, architecture
     predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("epsilon")))
     assert predictor.prediction_type == "epsilon"
-    assert "gives noise" in host.status().notes[0]
-    assert "gives noise" in caplog.text
+    assert [said in note for note in host.status().notes] == ([True] if said else [])
+    assert said in caplog.text
+
+
+def test_what_is_said_for_a_file_goes_before_the_option_for_all(host: Any, tmp_path: Path) -> None:
+    host.opts.sd_noise_schedule = "Zero Terminal SNR"
+    said = Decision("v_prediction", False, "override", (), None, ztsnr_said=True)
+    host.answers["a.safetensors"] = said
+    predictor = load(host, make_model(tmp_path / "a.safetensors", Prediction("v_prediction")))
+    plain = predictor.sigmas.clone()
+    predictor.set_sigmas(plain * 300)
+    assert torch.equal(predictor.sigmas, plain), "Forge's rescale before sampling"
+    p = SimpleNamespace(extra_generation_params={"Noise Schedule": "Zero Terminal SNR", "Size": "1x1"})
+    host.before_sampling(p)
+    assert p.extra_generation_params == {"Size": "1x1"}
+    assert host.status().notes == ()
+    for change in ("option", "file"):
+        host.opts.sd_noise_schedule = "Default" if change == "option" else "Zero Terminal SNR"
+        host.answers["a.safetensors"] = said if change == "option" else decision("v_prediction")
+        host.reapply()
+        predictor.set_sigmas(plain * 300)
+        assert not torch.equal(predictor.sigmas, plain)
+        host.reapply()
+        assert torch.equal(predictor.sigmas, plain)
 
 
 def test_failed_load_does_not_bar_the_way_back(host: Any, tmp_path: Path) -> None:

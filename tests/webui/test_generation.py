@@ -330,6 +330,7 @@ def test_a_choice_holds_from_the_start_of_its_job_to_the_end(monkeypatch: pytest
         ("before_load", None),
         ("reapply", chosen),
         ("before_process", chosen),
+        ("cannot_run", chosen),
         ("before_batch", chosen),
         ("reapply", None),
         ("before_process", None),

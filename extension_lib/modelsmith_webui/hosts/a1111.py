@@ -19,11 +19,12 @@ from typing import Any, cast
 
 from modelsmith import schedules
 from modelsmith.configs import is_v_prediction, with_v_prediction
-from modelsmith.decision import Decision, Override
+from modelsmith.decision import DISCRETE_ARCHITECTURES, Decision, Override
 from modelsmith.errors import BadFileError, ModelsmithError
 from modelsmith.files.header import read_header
 from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.a1111_vae import A1111Vae, resolving_module
+from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
 from modelsmith_webui.probing import RawNetwork
@@ -31,6 +32,8 @@ from modelsmith_webui.probing import RawNetwork
 logger = logging.getLogger(__name__)
 
 STATE = "_modelsmith"
+# What this webui builds models of.
+ARCHITECTURES = DISCRETE_ARCHITECTURES | {"sd3"}
 ZTSNR_OPTION = "Zero Terminal SNR"
 # The webui's names of the prediction types.
 PARAMETERIZATION = {"v_prediction": "v", "epsilon": "eps"}
@@ -121,6 +124,7 @@ class A1111Host(WebuiHost):
         def find_checkpoint_config(state_dict: Any, info: Any) -> str:
             if self._key != key or info is None:
                 return original(state_dict, info)
+            self._say_what_cannot_run(Path(info.filename))
             return self._find_config(original, state_dict, info)
 
         return find_checkpoint_config
@@ -141,6 +145,27 @@ class A1111Host(WebuiHost):
             return cast(str, sd_models_config.config_sd2v if is_v else sd_models_config.config_sd2)
         stock = original(state_dict, info)
         return self._v_config(stock) if is_v else stock
+
+    def _say_what_cannot_run(self, path: Path) -> None:
+        problem = self.cannot_run(self.resolver.resolve(path))
+        if problem:
+            logger.warning("%s: %s", path.name, problem)
+
+    def cannot_run(self, resolution: Resolution) -> str | None:
+        if resolution.decision.prediction is not None or resolution.decision.source == "off":
+            return None
+        report = resolution.report
+        if report.architecture is None:
+            return None
+        if report.architecture not in ARCHITECTURES:
+            return f"the file is {report.architecture}, which {self.name} cannot load"
+        found = report.prediction.type
+        if found in ("edm", "edm_v_prediction", "flow") and report.architecture in DISCRETE_ARCHITECTURES:
+            return (
+                f"the file is a model of type {found}; {self.name} samples it as epsilon on the discrete schedule, "
+                "which gives noise; use a webui that has a schedule for it"
+            )
+        return None
 
     def _v_config(self, stock: str) -> str:
         """A config like ``stock`` that builds a v-prediction model; ``stock`` itself where none can be made."""
@@ -241,7 +266,8 @@ class A1111Host(WebuiHost):
         model, path = self.loaded_model(), self.loaded_checkpoint()
         if model is None or path is None:
             return None
-        decision = self.resolver.resolve(path).decision
+        resolution = self.resolver.resolve(path)
+        decision, problem = resolution.decision, self.cannot_run(resolution)
         known = _applied(model, path)
         now = getattr(model, "alphas_cumprod", None)
         sigma = None if now is None else float(schedules.sigmas(now.detach().double().cpu().numpy())[-1])
@@ -251,7 +277,7 @@ class A1111Host(WebuiHost):
             applied=known is not None and known.decision == decision,
             config=getattr(model, "used_config", None),
             sigma_max=sigma,
-            notes=(*_notes(decision), *self.vae.notes()),
+            notes=(*([problem] if problem else []), *_notes(decision), *self.vae.notes()),
         )
 
 
@@ -261,7 +287,11 @@ def _notes(decision: Decision) -> list[str]:
 
     notes: list[str] = []
     opts = shared.opts
-    if decision.prediction == "epsilon" and getattr(opts, "sd_noise_schedule", "") == ZTSNR_OPTION:
+    if (
+        decision.prediction == "epsilon"
+        and getattr(opts, "sd_noise_schedule", "") == ZTSNR_OPTION
+        and not decision.ztsnr_said
+    ):
         notes.append("Settings > Noise schedule is Zero Terminal SNR, which spoils the pictures of an epsilon model.")
     if decision.ztsnr and getattr(opts, "sigma_max", 0):
         notes.append("Settings > sigma max overrides the noise level that this model starts from; set it to 0.")
@@ -362,10 +392,17 @@ def _keep_schedule(model: Any, processing: Any) -> None:
     known = getattr(model, STATE, None)
     if known is None or model.alphas_cumprod_original is not known.schedule:
         return
-    if known.decision.ztsnr or model.alphas_cumprod is known.schedule:
+    decision = known.decision
+    # What a person said for this file or picture goes before the webui's option for all.
+    said_off = decision.ztsnr_said and not decision.ztsnr
+    if decision.ztsnr or said_off or model.alphas_cumprod is known.schedule:
         model.alphas_cumprod = known.schedule.to(shared.device, copy=True)
-    if known.decision.ztsnr and processing is not None:
+    if processing is None:
+        return
+    if decision.ztsnr or said_off:
         processing.extra_generation_params.pop("Downcast alphas_cumprod", None)
+    if said_off:
+        processing.extra_generation_params.pop("Noise Schedule", None)
 
 
 def _make_v_config(stock: Path, folder: Path) -> str:

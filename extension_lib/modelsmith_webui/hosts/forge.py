@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from modelsmith.decision import Decision, Override
+from modelsmith.decision import DISCRETE_ARCHITECTURES, Decision, Override
 from modelsmith.schedules import FloatArray, sigmas, zero_terminal_snr
 from modelsmith_webui.host import Capability, LoadedStatus
+from modelsmith_webui.hosts import forge_edm
 from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.forge_vae import ForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
@@ -92,7 +93,20 @@ def _set_table(predictor: Any, wanted: FloatArray) -> None:
         return
     import torch
 
-    predictor.set_sigmas(torch.from_numpy(wanted.copy()).to(device=predictor.sigmas.device, dtype=torch.float32))
+    table = torch.from_numpy(wanted.copy()).to(device=predictor.sigmas.device, dtype=torch.float32)
+    type(predictor).set_sigmas(predictor, table)
+
+
+def _keep_table(predictor: Any, keep: bool) -> None:
+    """Make the predictor deaf to tables that others give it, or not any more."""
+    if keep:
+        predictor.__dict__["set_sigmas"] = _nothing
+    else:
+        predictor.__dict__.pop("set_sigmas", None)
+
+
+def _nothing(_sigmas: Any) -> None:
+    """In place of a predictor's ``set_sigmas``."""
 
 
 def _with_name(model_type: Any, name: str) -> Any:
@@ -155,6 +169,12 @@ class ForgeHost(WebuiHost):
     def before_batch(self, processing: Any) -> None:
         self._bring_in_line(self.loaded_model())
 
+    def before_sampling(self, processing: Any) -> None:
+        """Forge has just written its option into the infotext, also where this picture is made without it."""
+        status = self.status()
+        if status is not None and status.applied and status.decision.ztsnr_said and not status.decision.ztsnr:
+            processing.extra_generation_params.pop("Noise Schedule", None)
+
     def raw_network(self) -> AbstractContextManager[RawNetwork]:
         """The network in memory for the prediction probe, as a job of the webui."""
         from backend import memory_management
@@ -174,9 +194,12 @@ class ForgeHost(WebuiHost):
         state: ModelState | None = getattr(model, STATE, None)
         resolution = self.resolver.resolve(path)
         decision = resolution.decision
+        continuous = forge_edm.installed(model)
         applied = predictor is not None and state is not None and state.decision == decision
-        sigma_max = float(predictor.sigmas[-1]) if predictor is not None else None
-        notes = state.notes if state is not None else self._left_alone(resolution, predictor)
+        shown = continuous or predictor
+        sigma_max = float(shown.sigmas[-1]) if shown is not None else None
+        notes = state.notes if state is not None and continuous is None else self._left_alone(resolution, continuous)
+        applied = applied or continuous is not None
         return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes + self.vae.notes())
 
     # the work
@@ -184,8 +207,10 @@ class ForgeHost(WebuiHost):
     def _bring_in_line(self, model: Any) -> None:
         """Set what the decision says, or put back what the host had; the same again changes nothing."""
         info = getattr(model, "sd_checkpoint_info", None)
+        if info is None or self._continuous(model, Path(info.filename)):
+            return
         predictor = discrete_predictor(model)
-        if info is None or predictor is None:
+        if predictor is None:
             return
         decision = self.resolver.resolve(Path(info.filename)).decision
         if decision.prediction is None:
@@ -196,6 +221,15 @@ class ForgeHost(WebuiHost):
         self._apply(model, state, decision)
         if first:
             self._log(Path(info.filename), state)
+
+    def _continuous(self, model: Any, path: Path) -> bool:
+        """Whether the model is one for a continuous schedule, and has it now."""
+        resolution = self.resolver.resolve(path)
+        left = resolution.decision.prediction is None and resolution.decision.source != "off"
+        if left and resolution.report.prediction.type == "edm_v_prediction":
+            return forge_edm.install(model, path)
+        forge_edm.restore(model)
+        return False
 
     def _state(self, model: Any, predictor: Any) -> ModelState:
         state: ModelState | None = getattr(model, STATE, None)
@@ -219,19 +253,23 @@ class ForgeHost(WebuiHost):
         if state.model_type is not None:
             name = "V_PREDICTION" if decision.prediction == "v_prediction" else "EPS"
             config.model_type = _with_name(state.model_type, name)
-        # With its own option on, the host rescales what it finds and puts that back, so it must find the plain table.
-        host_rescales = self._host_option_is_on()
+        # With its own option on, the host rescales what it finds and puts that back, so it must find the plain table;
+        # where a person said for this file or picture that it is off, it finds a predictor that keeps its table.
+        host_rescales = self._host_option_is_on() and not decision.ztsnr_said
+        _keep_table(state.predictor, decision.ztsnr_said and self._host_option_is_on())
         rescaled = decision.ztsnr and not host_rescales
         _set_table(state.predictor, zero_terminal_snr_table(state.plain) if rescaled else state.plain)
         state.decision = decision
         state.notes = self._notes(decision, host_rescales)
 
     def _restore(self, model: Any) -> None:
+        forge_edm.restore(model)
         state: ModelState | None = getattr(model, STATE, None)
         if state is None:
             return
         delattr(model, STATE)
         state.predictor.prediction_type = state.prediction_type
+        _keep_table(state.predictor, False)
         _set_table(state.predictor, state.plain)
         config: Any = getattr(model, "model_config", None)
         if state.ztsnr_flag is not None:
@@ -252,15 +290,28 @@ class ForgeHost(WebuiHost):
             "want it; set it to Default and let Modelsmith decide for each model",
         )
 
-    def _left_alone(self, resolution: Resolution, predictor: Any) -> tuple[str, ...]:
-        """What to say of a model that Forge runs on a schedule it was not made for."""
-        found = resolution.report.prediction.type
-        if predictor is None or resolution.decision.source == "off" or not found.startswith("edm"):
-            return ()
-        return (
-            f"the file is {found} and needs a continuous schedule, but Forge samples it as {predictor.prediction_type} "
-            "on the discrete one, which gives noise; use a webui that knows EDM models",
-        )
+    def _left_alone(self, resolution: Resolution, continuous: Any) -> tuple[str, ...]:
+        """What to say of a model that has no discrete schedule."""
+        if continuous is not None:
+            low, high = float(continuous.sigmas[0]), float(continuous.sigmas[-1])
+            return (f"EDM v-prediction on continuous noise levels from {low:g} to {high:g}",)
+        problem = self.cannot_run(resolution)
+        return (problem,) if problem else ()
+
+    def cannot_run(self, resolution: Resolution) -> str | None:
+        if resolution.decision.prediction is not None or resolution.decision.source == "off":
+            return None
+        found, architecture = resolution.report.prediction.type, resolution.report.architecture
+        if found == "edm":
+            return f"the file is an EDM model (Playground v2.5), which {self.name} cannot run: it fails to load"
+        if found == "edm_v_prediction" and forge_edm.installed(self.loaded_model()) is None:
+            return f"the file is an EDM v-prediction model (CosXL), for which this {self.name} has no schedule"
+        if found == "flow" and architecture in DISCRETE_ARCHITECTURES and discrete_predictor(self.loaded_model()):
+            return (
+                f"the file is a flow model with the network of {architecture}; {self.name} samples it as a diffusion "
+                "model, which gives noise"
+            )
+        return None
 
     def _log(self, path: Path, state: ModelState) -> None:
         decision = state.decision

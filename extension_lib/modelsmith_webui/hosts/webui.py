@@ -13,7 +13,7 @@ from typing import Any
 from modelsmith.decision import Override
 from modelsmith_webui import settings
 from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
-from modelsmith_webui.hosts.common import Resolver
+from modelsmith_webui.hosts.common import Resolution, Resolver
 from modelsmith_webui.overrides import read_override, write_override
 from modelsmith_webui.probing import Prober
 
@@ -211,3 +211,10 @@ class WebuiHost:
 
     def before_batch(self, processing: Any) -> None:
         return
+
+    def before_sampling(self, processing: Any) -> None:
+        """Called before each sampling of a job, also that of the hires pass."""
+
+    def cannot_run(self, _resolution: Resolution) -> str | None:
+        """Why this webui makes noise of a file, or does not load it at all; None where nothing speaks against it."""
+        return None
