@@ -96,7 +96,9 @@ def webui(running: Webui) -> Iterator[Webui]:
     defaults: dict[str, Any] = {"sd_noise_schedule": "Default", "modelsmith_enabled": True}
     if running.kind != "forge":
         defaults |= {"sd_checkpoints_limit": 1, "use_downcasted_alpha_bar": False, "sd_vae": "Automatic"}
-    running.options(**defaults)
+    # Classic fails on an option that it does not know.
+    known = running.get("/sdapi/v1/options")
+    running.options(**{name: value for name, value in defaults.items() if name in known})
     running.clear()
     yield running
 

@@ -97,6 +97,14 @@ def decision(prediction: Any, ztsnr: bool = False) -> Decision:
     return Decision(prediction, ztsnr, "test", ("said by the test",), None)
 
 
+class Data:
+    """The webui's SdModelData."""
+
+    def __init__(self) -> None:
+        self.sd_model: Any = None
+        self.loaded_sd_models: list[Any] = []
+
+
 class World:
     """The stand-in's modules and what the tests set in them."""
 
@@ -105,7 +113,7 @@ class World:
         self.overrides: dict[str, Override] = {}
         self.opts = SimpleNamespace(sd_noise_schedule="Default", use_downcasted_alpha_bar=False)
         self.state = SimpleNamespace(job="")
-        self.data = SimpleNamespace(sd_model=None, loaded_sd_models=[])
+        self.data = Data()
         self.modules = {
             name: ModuleType(f"modules.{name}") for name in ("shared", "sd_models", "processing", "patches")
         }
@@ -395,6 +403,7 @@ def test_a_model_torn_down_and_none_at_all(world: World, tmp_path: Path) -> None
     world.host.before_batch(SimpleNamespace(sd_model=model))
     assert not world.host.status().applied
     del world.data.sd_model
-    world.host.before_load(SimpleNamespace())
     assert world.data.sd_model is None
     assert world.host.status() is None
+    world.host.uninstall()
+    assert not hasattr(world.data, "sd_model"), "as the webui has it"

@@ -155,6 +155,7 @@ class LdmForgeHost(WebuiHost):
         # The key of the patches that are in force; a wrapper with another one does nothing any more.
         self._key: str | None = None
         self._configs: dict[Path, str] = {}
+        self._mended: type | None = None
         self.vae = LdmForgeVae(self, lambda: self._key is not None)
 
     # taking hold
@@ -171,6 +172,13 @@ class LdmForgeHost(WebuiHost):
         self._patch(sd_models, "apply_alpha_schedule_override", self._wrap_override)
         self._patch(forge_loader, "find_checkpoint_config", self._wrap_find_config)
         self._patch(resolving_module(), "resolve_vae", self._wrap_resolve_vae)
+        self._mend_failed_loads(type(sd_models.model_data))
+
+    def _mend_failed_loads(self, data: type) -> None:
+        """Let Classic load again: a load that failed leaves it without the attribute that every load looks at."""
+        if not hasattr(data, "sd_model"):
+            setattr(data, "sd_model", None)  # noqa: B010 - a class of the webui
+            self._mended = data
 
     def _patch(self, module: Any, name: str, wrap: Callable[[Any, str | None], Callable[..., Any]]) -> None:
         from modules import patches
@@ -225,6 +233,9 @@ class LdmForgeHost(WebuiHost):
                 if getattr(module, name) is replacement:
                     patches.undo(key, module, name)
             self._patches.clear()
+        if self._mended is not None:
+            delattr(self._mended, "sd_model")
+            self._mended = None
         for model in self._models_in_memory():
             state: ModelState | None = getattr(model, STATE, None)
             if state is not None:
@@ -259,13 +270,6 @@ class LdmForgeHost(WebuiHost):
         super().set_override(path, override)
         # The preferred VAE is kept there too.
         self.vae.reapply()
-
-    def before_load(self, processing: Any) -> None:
-        """Let Classic load again: a load that failed leaves it without the attribute that every load looks at."""
-        from modules import sd_models
-
-        if not hasattr(sd_models.model_data, "sd_model"):
-            sd_models.model_data.sd_model = None
 
     def before_process(self, processing: Any) -> None:
         self.before_batch(processing)
