@@ -113,7 +113,7 @@ class World:
         self.overrides: dict[str, Override] = {}
         self.opts = SimpleNamespace(sd_noise_schedule="Default", use_downcasted_alpha_bar=False)
         self.state = SimpleNamespace(job="")
-        self.data = Data()
+        self.data: Any = type("SdModelData", (Data,), {})()
         self.modules = {
             name: ModuleType(f"modules.{name}") for name in ("shared", "sd_models", "processing", "patches")
         }
