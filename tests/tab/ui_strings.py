@@ -28,6 +28,7 @@ UNTRANSLATED = frozenset(
         "Beta",
         "Gamma",
         "TIES",
+        "DELLA",
         "DARE",
         "DARE-TIES",
         "Slerp",

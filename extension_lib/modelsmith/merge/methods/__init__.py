@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelsmith.merge.methods import catalogue
+from modelsmith.merge.methods import catalogue, catalogue_likeness
 from modelsmith.merge.methods.spec import METHODS, MethodSpec, ParameterSpec, get_method
 
-__all__ = ["METHODS", "MethodSpec", "ParameterSpec", "catalogue", "get_method"]
+__all__ = ["METHODS", "MethodSpec", "ParameterSpec", "catalogue", "catalogue_likeness", "get_method"]

@@ -204,14 +204,29 @@ TENSOR_SUM = declare(
     MethodSpec(
         id="tensor_sum",
         label="Tensor sum",
-        formula="rows (columns of wide tensors) from beta to alpha + beta of B, the others of A",
-        summary="Takes a slice of each tensor from B; beta is where it begins, and it wraps around.",
-        reference="hako-mikan/sd-webui-supermerger, tensor and tensor2",
+        formula="rows from beta to alpha + beta of B, the others of A",
+        summary="Takes a slice of each tensor's rows from B; beta is where it begins, and it wraps around.",
+        reference="hako-mikan/sd-webui-supermerger, tensor",
         models=(2, 2),
         parameters=(
             ParameterSpec("alpha", "Alpha", 0.5, 0.0, 1.0, per_block=True, strict=True),
             ParameterSpec("beta", "Beta", 0.0, 0.0, 1.0, per_block=True, strict=True),
         ),
+        scope="tensor",
+        effect="sum",
+        module=_GEOMETRY,
+    )
+)
+
+TENSOR_SUM_COLUMNS = declare(
+    MethodSpec(
+        id="tensor_sum_columns",
+        label="Tensor sum (columns)",
+        formula="columns from beta to alpha + beta of B, the others of A",
+        summary="Takes a slice of each tensor's columns from B, of vectors a slice of their values.",
+        reference="hako-mikan/sd-webui-supermerger, tensor2",
+        models=(2, 2),
+        parameters=TENSOR_SUM.parameters,
         scope="tensor",
         effect="sum",
         module=_GEOMETRY,
@@ -316,5 +331,39 @@ BREADCRUMBS = declare(
         scope="tensor",
         effect="delta",
         module=_SPARSE,
+    )
+)
+
+DELLA = declare(
+    MethodSpec(
+        id="della",
+        label="DELLA",
+        formula="A + alpha·mean of those (B − A)·m / p, … that have the elected sign, m = 1 with the probability p, "
+        "p = density + (rank of |B − A| in 0..1 − 1/2)·window",
+        summary="DARE-TIES in which large changes are kept more often than small ones.",
+        reference="Deep et al. 2024, DELLA-Merging, arXiv:2406.11617",
+        models=(2, None),
+        parameters=(_SPARSE_ALPHA, _DENSITY, ParameterSpec("window", "Window", 0.2, 0.0, 1.0, strict=True), SEED),
+        scope="tensor",
+        effect="delta",
+        module=_SPARSE,
+        seeded=True,
+    )
+)
+
+DROPOUT = declare(
+    MethodSpec(
+        id="dropout",
+        label="Dropout",
+        formula="A + alpha·(sum of (B − A)·m, …) / max(1, sum of m) / density^rescale, "
+        "m = 1 with the probability density",
+        summary="Drops changes at random and averages those that are left at each place.",
+        reference="ljleb/sd-mecha, dropout (n-supermario), with independent masks",
+        models=(2, None),
+        parameters=(_SPARSE_ALPHA, _DENSITY, ParameterSpec("rescale", "Rescale", 1.0, 0.0, 1.0), SEED),
+        scope="tensor",
+        effect="delta",
+        module=_SPARSE,
+        seeded=True,
     )
 )

@@ -65,16 +65,25 @@ def euclidean_add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: float) -
     return c + signed * (target / length if length else 0.0)
 
 
-@implements(catalogue.TENSOR_SUM)
-def tensor_sum(a: Tensor, b: Tensor, *, alpha: float, beta: float) -> Tensor:
-    """Along the first dimension, or the second where that has more than 100 entries, as supermerger's tensor2."""
+def _slice_of_b(a: Tensor, b: Tensor, axis: int, alpha: float, beta: float) -> Tensor:
     if not a.dim() or not a.numel():
         return (b if alpha > 0.5 else a).clone()
-    axis = 1 if a.dim() > 1 and a.shape[1] > 100 else 0
     size = a.shape[axis]
     first, end = round(size * beta), round(size * (alpha + beta))
     chosen = (torch.arange(size) - first) % size < end - first
     return torch.where(chosen.reshape([-1 if place == axis else 1 for place in range(a.dim())]), b, a)
+
+
+@implements(catalogue.TENSOR_SUM)
+def tensor_sum(a: Tensor, b: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """Along the first dimension."""
+    return _slice_of_b(a, b, 0, alpha, beta)
+
+
+@implements(catalogue.TENSOR_SUM_COLUMNS)
+def tensor_sum_columns(a: Tensor, b: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """Along the second dimension, or the only one."""
+    return _slice_of_b(a, b, min(1, max(0, a.dim() - 1)), alpha, beta)
 
 
 @implements(catalogue.MODEL_STOCK)

@@ -78,3 +78,39 @@ def breadcrumbs(a: Tensor, *finetunes: Tensor, alpha: float, density: float, gam
         wanted = _largest(difference, min(1.0, gamma + density))
         kept.append(torch.where(wanted & ~outliers, difference, 0.0))
     return add_scaled(a, _mean(kept), alpha)
+
+
+def _ranks(difference: Tensor) -> Tensor:
+    """The place of each value by rising magnitude, from 1 / n to 1; equal magnitudes in the order of the tensor."""
+    flat = difference.abs().reshape(-1)
+    places = torch.empty_like(flat)
+    order = torch.argsort(flat, stable=True)
+    places[order] = torch.arange(1, flat.numel() + 1, dtype=flat.dtype)
+    return (places / max(1, flat.numel())).reshape(difference.shape)
+
+
+@implements(catalogue.DELLA)
+def della(a: Tensor, *finetunes: Tensor, alpha: float, density: float, window: float, seed: int) -> Tensor:
+    """Drop with a probability by rank, scale up by its inverse, elect a sign, average what agrees with it."""
+    generator = torch.Generator().manual_seed(int(seed))
+    kept: list[Tensor] = []
+    for model in finetunes:
+        difference = model - a
+        middle = (difference.numel() + 1) / (2 * max(1, difference.numel()))
+        share = (density + (_ranks(difference) - middle) * window).clamp(0.0, 1.0)
+        mask = torch.rand(a.shape, generator=generator, dtype=torch.float32) < share
+        kept.append(torch.where(mask, difference / torch.where(share > 0, share, 1.0), 0.0))
+    return add_scaled(a, _elect(kept), alpha)
+
+
+@implements(catalogue.DROPOUT)
+def dropout(a: Tensor, *finetunes: Tensor, alpha: float, density: float, rescale: float, seed: int) -> Tensor:
+    """Every model's changes are dropped by a mask of its own; where several are left, their mean counts."""
+    generator = torch.Generator().manual_seed(int(seed))
+    total, number = torch.zeros_like(a), torch.zeros_like(a)
+    for model in finetunes:
+        mask = torch.rand(a.shape, generator=generator, dtype=torch.float32) < density
+        total += torch.where(mask, model - a, 0.0)
+        number += mask
+    scale = density**rescale if density > 0 else 1.0
+    return add_scaled(a, total / number.clamp(min=1), alpha / scale)

@@ -44,9 +44,11 @@ class MethodSpec:
     formula: in the letters A, B, C and the parameters' names. reference: where it comes from.
     models: fewest and most inputs; None for any number. scope: ``elements`` when every value depends on the values
     at the same place only, ``tensor`` when it needs the whole tensor. effect: what it does to the models, for the
-    prediction guard: ``sum`` mixes them, ``difference`` adds B − C to A, ``delta`` adds B − A (and further
-    differences from A) to A. module: where the function stands.
+    prediction guard: ``sum`` mixes them and gives B at the weight 1, ``difference`` adds B − C to A, ``delta`` adds
+    B − A (and further differences from A) to A or moves A towards B in another way that never arrives there.
+    module: where the function stands.
     seeded: whether the function takes ``seed``, which the engine derives anew for every tensor.
+    statistics: numbers that a first pass over the whole model finds (see ``FirstPass``), which the function takes too.
     neutral: the parameters that give A back when all of them are 0.
     """
 
@@ -62,6 +64,7 @@ class MethodSpec:
     module: str
     seeded: bool = False
     neutral: tuple[str, ...] = ("alpha",)
+    statistics: tuple[str, ...] = ()
 
     def check_models(self, given: int) -> None:
         """Raise UsageError where the method takes another number of models."""
@@ -88,6 +91,11 @@ class MethodSpec:
             values[name] = check_value(self.parameter(name), value)
         return values
 
+    def first_pass(self) -> FirstPass:
+        """Import and return the first pass of a method that has ``statistics``."""
+        importlib.import_module(self.module)
+        return _FIRST_PASSES[self.id]
+
     def function(self) -> Callable[..., Any]:
         """Import and return the function: tensors by position, parameters by keyword."""
         importlib.import_module(self.module)
@@ -106,10 +114,25 @@ def check_value(parameter: ParameterSpec, value: float) -> float:
     return number
 
 
+@dataclass(frozen=True, slots=True)
+class FirstPass:
+    """What a method needs to know of the whole model before the first tensor is merged.
+
+    rows: from the same rows of every model (the first dimension) a tensor that may be added up over pieces of rows.
+    values: from the sum over one tensor, its shape in the models aside, the values that it contributes.
+    conclude: from the values of all tensors the numbers that ``MethodSpec.statistics`` names.
+    """
+
+    rows: Callable[..., Any]
+    values: Callable[[Any], Any]
+    conclude: Callable[[Any], Mapping[str, float]]
+
+
 METHODS: dict[str, MethodSpec] = {}
 """All methods by their id, in the order in which they are shown."""
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {}
+_FIRST_PASSES: dict[str, FirstPass] = {}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -130,7 +153,7 @@ def implements(spec: MethodSpec) -> Callable[[_Function], _Function]:
     def tie(function: _Function) -> _Function:
         signature = inspect.signature(function).parameters.values()
         named = {parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY}
-        wanted = {parameter.id for parameter in spec.parameters}
+        wanted = {parameter.id for parameter in spec.parameters} | set(spec.statistics)
         if spec.seeded:
             wanted.add("seed")
         tensors = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in signature)
@@ -144,6 +167,13 @@ def implements(spec: MethodSpec) -> Callable[[_Function], _Function]:
         return function
 
     return tie
+
+
+def first_pass(spec: MethodSpec, found: FirstPass) -> None:
+    """Tie a first pass to its specification. Raises UsageError where there is one, or none is asked for."""
+    if spec.id in _FIRST_PASSES or not spec.statistics:
+        raise UsageError(f"{spec.id} takes no first pass, or has one already")
+    _FIRST_PASSES[spec.id] = found
 
 
 def get_method(name: str) -> MethodSpec:
