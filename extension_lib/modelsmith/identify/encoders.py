@@ -57,6 +57,7 @@ _SANDWICH = Has("layers.0.post_feedforward_layernorm.weight")
 _Q_NORM_GGUF = Has("blk.0.attn_q_norm.weight")
 _K_BIAS_GGUF = Has("blk.0.attn_k.bias")
 _SANDWICH_GGUF = Has("blk.0.post_ffw_norm.weight")
+_ANCHORS = (_CLIP, _OPEN, "encoder.block.0.layer.0.layer_norm.weight", "enc.blk.0.attn_norm.weight", _LLM, _LLM_GGUF)
 _QWEN3 = ((1024, "qwen3-0.6b", "Qwen3 0.6B"), (2560, "qwen3-4b", "Qwen3 4B"), (4096, "qwen3-8b", "Qwen3 8B"))
 
 ENCODERS: tuple[Encoder, ...] = (
@@ -126,6 +127,64 @@ ENCODERS: tuple[Encoder, ...] = (
     ),
 )
 
+# ---- encoders of reduced width: their names and the number of their layers tell
+
+
+def _norm_width(view: View) -> int | None:
+    for name in _ANCHORS:
+        width = view.side(name, 0)
+        if width is not None:
+            return width
+    return None
+
+
+# Widths that other models of the same families have (T5 and CLIP of all sizes, Gemma, Qwen, Mistral, Llama).
+_OTHERS = frozenset({512, 640, 768, 1024, 1280, 1408, 1536, 1664, 2048, 2304, 2560, 3072, 3584, 4096, 5120, 8192})
+
+
+@dataclass(frozen=True)
+class _Narrow:
+    """The width is no real model's, so that the number of layers may tell which model was made narrow."""
+
+    blocks: str
+    counts: tuple[int, ...]
+    extra: Condition
+
+    def __call__(self, view: View) -> bool:
+        return (
+            _norm_width(view) not in _OTHERS and view.depth(*self.blocks.split("#")) in self.counts and self.extra(view)
+        )
+
+
+_CLIP_LAYERS = (("clip-l", (11, 12)), ("clip-h", (22, 23, 24)), ("clip-g", (31, 32)))
+_T5_BLOCK = "encoder.block.#.layer.0.layer_norm.weight"
+_LLM_LAYER = "layers.#.input_layernorm.weight"
+_PLAIN_LLM = All(Not(_Q_NORM), Not(_K_BIAS), Not(_SANDWICH))
+
+
+def _narrowed(id_: str, layout: str, condition: Condition) -> Encoder:
+    record = next(record for record in ENCODERS if record.id == id_ and record.layout == layout)
+    return Encoder(record.id, record.label, record.component, layout, condition)
+
+
+NARROW: tuple[Encoder, ...] = (
+    *(_narrowed(i, "transformers", _Narrow("encoder.layers.#.layer_norm1.weight", n, All())) for i, n in _CLIP_LAYERS),
+    *(_narrowed(i, "openclip", _Narrow("transformer.resblocks.#.ln_1.weight", n, All())) for i, n in _CLIP_LAYERS),
+    _narrowed("t5-xxl", "transformers", _Narrow(_T5_BLOCK, (24,), Not(_UMT5_BIAS))),
+    _narrowed("umt5-xxl", "transformers", _Narrow(_T5_BLOCK, (24,), _UMT5_BIAS)),
+    _narrowed("gemma2-2b", "transformers", _Narrow(_LLM_LAYER, (26,), All(_SANDWICH, Not(_Q_NORM)))),
+    _narrowed("qwen2.5-vl-7b", "transformers", _Narrow(_LLM_LAYER, (28,), All(_K_BIAS, Not(_Q_NORM)))),
+    _narrowed("qwen3-0.6b", "transformers", _Narrow(_LLM_LAYER, (28,), All(_Q_NORM, Not(_K_BIAS), Not(_SANDWICH)))),
+    _narrowed("mistral3-24b", "transformers", _Narrow(_LLM_LAYER, (40,), _PLAIN_LLM)),
+)
+"""A narrow Qwen3 of 36 layers is either of two models and is left without a name."""
+
+
+def is_narrow(record: Encoder) -> bool:
+    """Whether the record is of an encoder of reduced width."""
+    return isinstance(record.when, _Narrow)
+
+
 # What may stand before the names above: wrappers of transformers, of ComfyUI and of old checkpoints.
 _STEMS = (
     "",
@@ -152,13 +211,10 @@ def find_encoder(tensors: Mapping[str, TensorInfo], make: View) -> tuple[Encoder
             {name[len(stem) :]: info for name, info in tensors.items() if name.startswith(stem)} if stem else tensors
         )
         view = make.under(inner, stem)
-        for record in ENCODERS:
+        for record in (*ENCODERS, *NARROW):
             if record.when(view):
                 return record, view
     return None
-
-
-_ANCHORS = (_CLIP, _OPEN, "encoder.block.0.layer.0.layer_norm.weight", "enc.blk.0.attn_norm.weight", _LLM, _LLM_GGUF)
 
 
 def _anchor(tensors: Mapping[str, TensorInfo], stem: str) -> bool:

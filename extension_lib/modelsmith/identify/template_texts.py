@@ -16,12 +16,14 @@ class UnetPlan:
     label: str = ""
     embedding: str = "add_embedding"
     widening: tuple[int, ...] = (1, 2)  # the levels that begin with a change of width, on the way down
+    hidden: bool = False  # whether a projection of the text stands before it (diffusers' encoder_hid_proj)
 
 
 _SD = UnetPlan(((1, 1), (1, 1), (1, 1), (0, 0)), 1, ((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)))
 _UNCLIP = UnetPlan(_SD.down, 1, _SD.up, "linear", "class_embedding")
 _X4 = UnetPlan(((0, 0), (1, 1), (1, 1), (1, 1)), 1, ((1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 0, 0)), "table", "", (1, 3))
 _SDXL = UnetPlan(((0, 0), (2, 2), (10, 10)), 10, ((10, 10, 10), (2, 2, 2), (0, 0, 0)), "linear")
+_KOLORS = UnetPlan(_SDXL.down, 10, _SDXL.up, "linear", hidden=True)
 _REFINER = UnetPlan(((0, 0), (4, 4), (4, 4), (0, 0)), 4, ((0, 0, 0), (4, 4, 4), (4, 4, 4), (0, 0, 0)), "linear")
 _SSD = UnetPlan(((0, 0), (2, 2), (4, 4)), 0, ((4, 4, 10), (2, 1, 1), (0, 0, 0)), "linear")
 _VEGA = UnetPlan(((0, 0), (1, 1), (2, 2)), 0, ((2, 2, 2), (1, 1, 1), (0, 0, 0)), "linear")
@@ -39,7 +41,9 @@ UNETS: Mapping[str, UnetPlan] = {
         ("sdxl", "/ssd-1b", _SSD),
         ("sdxl", "/segmind-vega", _VEGA),
         ("sdxl-refiner", "", _REFINER),
+        ("kolors", "", _KOLORS),
     )
+    if (name, layout) != ("kolors", "ldm")  # where its projection stands in an ldm file is not known
 }
 
 _VAE_LDM = """

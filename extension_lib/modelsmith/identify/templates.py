@@ -14,6 +14,7 @@ from modelsmith.files.header import TensorInfo
 from modelsmith.identify.architectures import Architecture, Variant
 from modelsmith.identify.encoders import Encoder, Vae
 from modelsmith.identify.template_texts import TEXTS, UNETS, UnetPlan
+from modelsmith.identify.template_texts_more import MORE
 
 _SHOWN = 5
 _EMA_PREFIX = "model_ema.diffusion_model"
@@ -55,13 +56,17 @@ def measure(
 
 def _template_names(record: Architecture | Encoder | Vae, variant: Variant | None) -> list[str]:
     if isinstance(record, Vae):
-        if not record.variant.startswith("kl-"):
-            return []
-        start = f"vae/{record.layout}/{record.channels}/{'f4' if 'f4' in record.variant else 'f8'}"
-    else:
-        start = f"{record.id}/{record.layout}"
-    if isinstance(record, Architecture) and variant is not None and f"{start}/{variant.id}" in _KNOWN:
-        return [f"{start}/{variant.id}"]
+        if record.variant.startswith("kl-"):
+            return _named(f"vae/{record.layout}/{record.channels}/{'f4' if 'f4' in record.variant else 'f8'}")
+        return _named(f"vae/{record.layout}/{record.variant}")
+    start = f"{record.id}/{record.layout}"
+    own = [] if variant is None else _named(f"{start}/{variant.id}")
+    return own or _named(start)
+
+
+@lru_cache(maxsize=256)
+def _named(start: str) -> list[str]:
+    """The templates of that name; a model whose files come in several forms has one for each, told apart by a #."""
     return [name for name in _KNOWN if name == start or name.startswith(start + "#")]
 
 
@@ -87,10 +92,10 @@ def template(name: str) -> frozenset[str]:
     if name in UNETS:
         plan = UNETS[name]
         return frozenset(expand(_unet(plan) if "/ldm" in name else _diffusers_unet(plan)))
-    return frozenset(expand(TEXTS[name].split()))
+    return frozenset(expand((TEXTS.get(name) or MORE[name]).split()))
 
 
-_KNOWN: tuple[str, ...] = (*UNETS, *TEXTS)
+_KNOWN: tuple[str, ...] = (*UNETS, *TEXTS, *MORE)
 
 
 def expand(patterns: Iterable[str]) -> Iterator[str]:
@@ -184,6 +189,8 @@ def _diffusers_unet(plan: UnetPlan) -> list[str]:
     """The names that diffusers' UNet2DConditionModel gives."""
     residual = "{norm1,conv1,time_emb_proj,norm2,conv2}"
     found = [f"{{conv_in,conv_out,conv_norm_out,time_embedding.linear_{{1,2}}}}{_BOTH}"]
+    if plan.hidden:
+        found.append(f"encoder_hid_proj{_BOTH}")
     if plan.label == "linear":
         found.append(f"{plan.embedding}.linear_{{1,2}}{_BOTH}")
     elif plan.label == "table":

@@ -28,9 +28,9 @@ def _flux1_variants(inputs: str, guidance: str) -> tuple[Variant, ...]:
 
 
 def _flux2_variants(text: str, guidance: str, doubles: str) -> tuple[Variant, ...]:
-    # FLUX.2 has no biases, so a packed file hides its widths; the number of blocks does not lie
-    klein4 = All(Has(f"{text}.absmax"), Blocks(doubles, 5, 5))
-    klein9 = All(Has(f"{text}.absmax"), Blocks(doubles, 8, 8))
+    # FLUX.2 has no biases, so a packed file hides its widths, as a narrow one does; the number of blocks does not lie
+    klein4 = Blocks(doubles, 5, 5)
+    klein9 = Blocks(doubles, 8, 8)
     return (
         Variant("dev", Has(guidance)),
         Variant("klein-4b", AnyOf(Side(text, 1, 7680), klein4)),
@@ -48,13 +48,15 @@ def _lumina_variants() -> tuple[Variant, ...]:
 
 def _wan_variants(d: str, extra: str) -> tuple[Variant, ...]:
     patch = "patch_embedding.weight"
+    small = Blocks("blocks", 30, 30)  # of the 1.3B and the 5B model; the 14B ones have 40
+    large = AnyOf(Side(d, 0, 5120), Blocks("blocks", 40, 40))
     return (
         Variant("vace", AnyOf(Has("vace_patch_embedding.weight"), Stem("vace_blocks"))),
-        Variant("wan2.1-t2v_1_3b", All(Side(d, 0, 1536), Side(patch, 1, 16))),
-        Variant("wan2.2-ti2v_5b", All(Side(d, 0, 3072), Side(patch, 1, 48))),
-        Variant("wan2.1-t2v_14b", All(Side(d, 0, 5120), Side(patch, 1, 16))),
-        Variant("wan2.1-i2v_14b", All(Side(d, 0, 5120), Side(patch, 1, 36), Has(extra))),
-        Variant("wan2.2-i2v_14b", All(Side(d, 0, 5120), Side(patch, 1, 36))),
+        Variant("wan2.1-t2v_1_3b", All(AnyOf(Side(d, 0, 1536), small), Side(patch, 1, 16))),
+        Variant("wan2.2-ti2v_5b", All(AnyOf(Side(d, 0, 3072), small), Side(patch, 1, 48))),
+        Variant("wan2.1-t2v_14b", All(large, Side(patch, 1, 16))),
+        Variant("wan2.1-i2v_14b", All(large, Side(patch, 1, 36), Has(extra))),
+        Variant("wan2.2-i2v_14b", All(large, Side(patch, 1, 36))),
         Variant("wan", ALWAYS),
     )
 

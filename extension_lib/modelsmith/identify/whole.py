@@ -10,7 +10,7 @@ from modelsmith.files.header import TensorInfo
 from modelsmith.identify.architectures import Architecture, Variant
 from modelsmith.identify.conditions import context_width
 from modelsmith.identify.draft import Draft, match
-from modelsmith.identify.encoders import find_encoder, find_vae, looks_like_encoder
+from modelsmith.identify.encoders import find_encoder, find_vae, is_narrow, looks_like_encoder
 from modelsmith.identify.known import known_vae
 from modelsmith.identify.messages import say
 from modelsmith.identify.prediction import judge
@@ -211,6 +211,7 @@ def name_alone(draft: Draft) -> None:
         record, view = encoder
         draft.kind = "text_encoder"
         draft.candidates = (record.id,)
+        draft.reduced = is_narrow(record)
         draft.variant = record.label
         draft.layout = record.layout
         part = draft.component("text_encoder", everything)
@@ -239,6 +240,8 @@ def _add_lone_vae(draft: Draft, tensors: Mapping[str, TensorInfo]) -> bool:
     draft.candidates = found.bases
     draft.variant = found.variant
     draft.layout = found.layout
+    if found.variant.startswith("kl-"):  # all of them have 512 at their lowest level
+        draft.reduced = draft.view(tensors, "").side("decoder.conv_in.weight", 0) not in (512, None)
     part = replace(draft.component("vae", tensors), known_as=known_vae(draft.header, ""))
     draft.components.append(
         replace(part, architecture="|".join(found.bases), **measure(found, None, tensors, part.quantization))
