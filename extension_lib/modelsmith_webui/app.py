@@ -48,7 +48,7 @@ def register(script_callbacks: Any, scripts: Any) -> type:
 def _script(host: Any, script_callbacks: Any, scripts: Any) -> type:
     """The script class, and the callbacks that go with generating pictures."""
     generation = Generation(host)
-    script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data))
+    script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data, getattr(host, "vae", None)))
     script_callbacks.on_infotext_pasted(lambda _text, params: generation.pasted(params))
     script_callbacks.on_cfg_denoiser(a1111_rescale.note_input)
     return script_class(generation, scripts)

@@ -44,7 +44,9 @@ def chosen(p: Any, args: tuple[Any, ...]) -> Override:
 
     Choices that are not known are told in the log and left to automatic.
     """
-    return choice_of(dict(zip(("prediction", "ztsnr", "cfg_rescale"), args, strict=False)) | getattr(p, xyz.CHOSEN, {}))
+    names = ("prediction", "ztsnr", "cfg_rescale")
+    by_axis = {name: value for name, value in getattr(p, xyz.CHOSEN, {}).items() if name in names}
+    return choice_of(dict(zip(names, args, strict=False)) | by_axis)
 
 
 def choice_of(given: dict[str, Any]) -> Override:
@@ -96,6 +98,9 @@ class Generation:
     def before_load(self, p: Any) -> None:
         """At the very start: nothing of an earlier job, also of one that failed, goes on to this one."""
         self._choose(None)
+        vae = getattr(self.host, "vae", None)
+        if vae is not None:
+            vae.choose_for_job(p, getattr(p, xyz.CHOSEN, {}).get("vae"))
         self.host.before_load(p)
 
     def begin(self, p: Any, args: tuple[Any, ...]) -> None:

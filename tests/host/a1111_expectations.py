@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from host.oracle import check_table
 from host.server import Webui
 
 PLAIN, ZTSNR = 14.6146, 4518.76
@@ -41,6 +42,8 @@ def check(steps: list[dict[str, Any]], name: str, expected: Expected | None = No
     assert Path(first["config"]).name.startswith(expected.config)
     assert first["prediction"] == first["model_prediction"] == expected.prediction
     assert first["sigma"] == pytest.approx(expected.sigma, rel=1e-5)
+    if expected.sigma in (PLAIN, ZTSNR):
+        check_table(first, expected.sigma == ZTSNR)
     return first
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,86 @@ def extra_checkpoint(webui: Webui, checkpoint_folder: Path) -> Any:
         for beside in target.parent.glob(f"{target.stem}.*"):
             beside.unlink()
     webui.refresh()
+
+
+@pytest.fixture(scope="module")
+def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
+    started = make_webui("alone")
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def alone(started_alone: Webui) -> Webui:
+    """The same webui without Modelsmith."""
+    started_alone.options(sd_noise_schedule="Default", sd_checkpoints_limit=1)
+    return started_alone
+
+
+def test_the_webui_alone_runs_a_marked_file_as_epsilon(alone: Webui) -> None:
+    alone.select("sdxl-v-ztsnr")
+    first = alone.txt2img()[0]
+    assert (first["prediction"], Path(first["config"]).name) == ("epsilon", "sd_xl_base.yaml")
+    assert first["sigma"] == pytest.approx(PLAIN, rel=1e-5)
+
+
+def test_stale_ztsnr_table_of_a_swap(webui: Webui, alone: Webui) -> None:
+    """The option on for one SD1 file, off again, then another one without a table of its own: the webui alone keeps it."""
+    for host in (webui, alone):
+        host.select("sd15")
+        host.options(sd_noise_schedule="Zero Terminal SNR")
+        assert host.txt2img()[0]["sigma"] == pytest.approx(ZTSNR, rel=1e-5)
+        host.select("sd15-b")
+        host.options(sd_noise_schedule="Default")
+        first = host.txt2img()[0]
+        if host is alone:
+            assert first["sigma"] == pytest.approx(ZTSNR, rel=1e-5)
+        else:
+            check([first], "sd15-b")
+
+
+def test_stale_parameterization_of_a_swap(webui: Webui, alone: Webui) -> None:
+    """A model object that something has set to v-prediction keeps that for the next SD1 file."""
+    for host in (webui, alone):
+        host.select("sd15")
+        host.txt2img()
+        host.post("/modelsmith-probe/v1/parameterization?value=v", {})
+        host.select("sd15-b")
+        first = host.txt2img()[0]
+        assert first["prediction"] == ("v_prediction" if host is alone else "epsilon")
+
+
+def test_what_is_said_for_a_file_goes_before_the_option_for_all(webui: Webui) -> None:
+    name = "sdxl-v-ztsnr.safetensors"
+    webui.select("sdxl-v-ztsnr")
+    webui.options(sd_noise_schedule="Zero Terminal SNR")
+    try:
+        webui.post("/modelsmith/v1/override", {"name": name, "ztsnr": "off"})
+        check(webui.txt2img(), "sdxl-v-ztsnr", Expected("sd_xl_base-v-", "v_prediction", PLAIN))
+        assert "Noise Schedule" not in webui.answer["info"]
+    finally:
+        webui.post("/modelsmith/v1/override", {"name": name})
+        (webui.checkpoints / "sdxl-v-ztsnr.json").unlink(missing_ok=True)
+    check(webui.txt2img(), "sdxl-v-ztsnr")
+    webui.select("sdxl-v")
+    assert webui.txt2img()[0]["sigma"] == pytest.approx(ZTSNR, rel=1e-5), "the option stands where nothing was said"
+
+
+def test_a_model_that_this_webui_cannot_run_is_named(webui: Webui) -> None:
+    from host.checkpoints import SDXL, Recipe, write
+
+    path = write(webui.checkpoints, Recipe("cosxl", SDXL, markers=("edm_vpred.sigma_max",), seed=4))
+    webui.refresh()
+    try:
+        webui.select("cosxl")
+        webui.txt2img()
+        assert any("which gives noise" in note for note in webui.get("/modelsmith/v1/status")["loaded"]["notes"])
+        assert "cosxl.safetensors: the file is a model of type edm_v_prediction" in webui.output()
+    finally:
+        webui.select("sd15")
+        path.unlink()
+        webui.refresh()
 
 
 @pytest.mark.parametrize("name", EXPECTED)

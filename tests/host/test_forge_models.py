@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from host.checkpoints import SDXL, Recipe, write
+from host.oracle import check_table, table
 from host.server import Webui, WebuiError
 
 WEBUI = "forge"
@@ -35,7 +36,6 @@ EXPECTED = {
 PLAIN, ZTSNR = 14.6146, 4518.76
 # sigma[998] of the rescaled table; rescaled a second time it would be 4497.2.
 ZTSNR_998 = 2254.24
-COMPARED = (0, 500, 900, 998)
 # An independent schedule: diffusers', from the environment of the webui.
 DIFFUSERS = """
 import json
@@ -80,6 +80,7 @@ def check(webui: Webui, steps: list[dict[str, Any]], name: str) -> dict[str, Any
     assert first["file"] == f"{name}.safetensors"
     assert first["prediction"] == unet["prediction"] == prediction
     assert first["sigma"] == pytest.approx(ZTSNR if ztsnr else PLAIN, rel=1e-5)
+    check_table(first, ztsnr)
     assert unet["timestep"] == 999
     assert unet["finite"]
     # What epsilon makes of the first step is as loud as the noise; v-prediction's is as quiet as a picture.
@@ -108,9 +109,10 @@ def fail(webui: Webui, name: str) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_selected_checkpoint(webui: Webui, schedule: Any, name: str, report: Callable[..., None]) -> None:
     first = generate(webui, name)
-    expected = schedule[str(EXPECTED[name][1])]
-    for index in COMPARED:
-        assert first[f"sigma_{index}"] == pytest.approx(expected[str(index)], rel=1e-4)
+    ztsnr = EXPECTED[name][1]
+    for index, sigma in schedule[str(ztsnr)].items():
+        assert table(ztsnr)[int(index)] == pytest.approx(sigma, rel=1e-8)
+    check_table(first, ztsnr)
     status = webui.get("/modelsmith/v1/status")["loaded"]
     assert status["applied"]
     assert (status["prediction"], status["zero_terminal_snr"]) == EXPECTED[name]
@@ -315,6 +317,66 @@ def test_switched_off_and_on_again(webui: Webui) -> None:
     webui.options(modelsmith_enabled=True)
     check(webui, webui.txt2img(), "sdxl-v-ztsnr")
     assert webui.state()["model"]["ztsnr_flag"] is False
+
+
+def test_what_is_said_for_a_file_goes_before_the_option_for_all(webui: Webui) -> None:
+    webui.options(sd_noise_schedule="Zero Terminal SNR")
+    webui.post("/modelsmith/v1/override", {"name": "sdxl-v-ztsnr", "ztsnr": "off"})
+    try:
+        first = first_step(webui, "sdxl-v-ztsnr")
+        assert first["sigma"] == pytest.approx(PLAIN, rel=1e-5)
+        check_table(first, False)
+        assert "Noise Schedule" not in webui.answer["info"]
+    finally:
+        webui.post("/modelsmith/v1/override", {"name": "sdxl-v-ztsnr"})
+    first = first_step(webui, "sdxl-v-ztsnr")
+    assert first["sigma_998"] == pytest.approx(ZTSNR_998, rel=1e-5)
+    assert first_step(webui, "sdxl-v")["sigma"] == pytest.approx(ZTSNR, rel=1e-5), "where nothing was said"
+    webui.options(sd_noise_schedule="Default")
+    generate(webui, "sdxl-v")
+
+
+COSXL = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
+
+
+def test_cosxl(webui: Webui, alone: Webui, report: Callable[..., None]) -> None:
+    """Forge alone runs it as epsilon from 14.61; here it begins at its own 120, in the network's own time."""
+    for host in (webui, alone):
+        path = write(host.checkpoints, Recipe("cosxl", SDXL, markers=COSXL, seed=4))
+        host.refresh()
+        first = first_step(host, "cosxl")
+        if host is alone:
+            assert (first["prediction"], round(first["sigma"], 2)) == ("epsilon", 14.61)
+        else:
+            for scheduler in ("Automatic", "Karras", "Exponential", "SGM Uniform", "Simple", "Normal", "Turbo"):
+                steps = host.txt2img(scheduler=scheduler, steps=4)
+                unet = [event for event in host.events() if event["event"] == "unet"]
+                assert steps[0]["prediction"] == "v_prediction"
+                assert steps[0]["sigma"] == pytest.approx(120, rel=1e-3)
+                levels = [step["sigma"] for step in steps]
+                assert levels == sorted(levels, reverse=True)
+                assert unet[0]["timestep"] == pytest.approx(1.1969, abs=1e-3)
+                assert all(one["finite"] and one["std"] < 5 for one in unet)
+                report("CosXL", scheduler, " ".join(f"{level:.3g}" for level in levels))
+            for sampler in ("DDIM", "DPM++ 2M", "LCM"):
+                host.txt2img(sampler_name=sampler, steps=4)
+                assert all(event["finite"] for event in host.events() if event["event"] == "unet")
+            assert "continuous noise levels from 0.002 to 120" in str(host.get("/modelsmith/v1/status"))
+            host.options(sd_noise_schedule="Zero Terminal SNR")
+            assert host.txt2img()[0]["sigma"] == pytest.approx(120, rel=1e-3)
+            host.options(sd_noise_schedule="Default")
+            picture = host.answer["images"][0]
+            steps = host.img2img(init_images=[picture], denoising_strength=0.5, steps=4)
+            assert steps[0]["sigma"] < 120
+            host.options(modelsmith_enabled=False)
+            assert host.txt2img()[0]["prediction"] == "epsilon"
+            host.options(modelsmith_enabled=True)
+            assert host.txt2img()[0]["sigma"] == pytest.approx(120, rel=1e-3)
+            generate(host, "sdxl-v-ztsnr")
+        host.select("sdxl-eps")
+        path.unlink()
+        host.refresh()
+    generate(webui, "sdxl-eps")
 
 
 @pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler a", "LCM"])

@@ -204,6 +204,33 @@ def test_axis_of_cfg_rescale(webui: Webui) -> None:
     assert recorded == [[], ["0.7"], []]
 
 
+def test_axis_of_the_vae(webui: Webui, report: Callable[..., None]) -> None:
+    from host.checkpoints import write_vae
+
+    path = write_vae(webui.data / "models" / "VAE", "axis-vae")
+    if webui.kind == "forge":
+        webui.press(elem_id="forge_refresh_checkpoint")
+    else:
+        webui.post("/sdapi/v1/refresh-vae", {})
+    webui.select("sd15")
+    try:
+        webui.txt2img()
+        own = pixels(webui)
+        plot(webui, "[Modelsmith] VAE", "Automatic,axis-vae.safetensors,In the checkpoint")
+        used = []
+        for text in texts(webui)[1:]:
+            found = re.search(r"(?:Module 1|Modelsmith VAE|VAE): ([\w.-]+)", text)
+            used.append(found[1] if found else "")
+        report("X/Y/Z", "VAE", *used)
+        assert "axis-vae" in used[1]
+        assert "axis-vae" not in used[0] + used[2]
+        webui.txt2img()
+        assert pixels(webui) == own, "what was chosen for the plot ends with it"
+        assert webui.get("/sdapi/v1/options")["sd_vae"] == "Automatic"
+    finally:
+        path.unlink()
+
+
 # CFG rescale
 
 # Enough of a pattern in the prompt for guidance to matter; see the probe's guidance.py.

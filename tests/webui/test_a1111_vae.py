@@ -291,6 +291,18 @@ def test_state_tells_what_is_in_use_and_marks_the_list(webui: Webui, vae: Any) -
     assert vae.state().source == "other", "somebody else has loaded another one"
 
 
+def test_a_jobs_own_choice_is_an_override_of_that_job(vae: A1111Vae) -> None:
+    shared = {"CLIP_stop_at_last_layers": 2}
+    for name, wanted in (("Automatic", "Automatic"), ("In the checkpoint", "None"), ("a.safetensors", "a.safetensors")):
+        p = SimpleNamespace(override_settings=shared)
+        vae.choose_for_job(p, name)
+        assert p.override_settings == {"CLIP_stop_at_last_layers": 2, "sd_vae": wanted}
+    p = SimpleNamespace(override_settings=shared)
+    vae.choose_for_job(p, None)
+    assert p.override_settings is shared
+    assert "sd_vae" not in shared
+
+
 def test_quicksetting_joins_once(webui: Webui, vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     default = webui.opts.quicksettings_list
     vae.join_quicksettings()

@@ -208,6 +208,22 @@ def test_the_picture_says_what_the_option_does_not(forge: Forge, vae: Any) -> No
     assert job.extra_generation_params == {forge_vae.INFOTEXT: "sd"}
 
 
+def test_a_jobs_own_choice_is_for_that_job(forge: Forge, vae: Any) -> None:
+    forge.choose("clip_l", "sd")
+    assert forge.job() == ["clip_l", "sd"]
+    for name, wanted in (
+        ("untold.safetensors", ["clip_l", "untold"]),
+        ("In the checkpoint", ["clip_l"]),
+        ("Automatic", ["clip_l"]),
+        (None, ["clip_l", "sd"]),
+    ):
+        vae.choose_for_job(None, name)
+        vae.reapply()
+        assert forge.job() == wanted
+    chosen = [Path(name).stem for name in forge.opts.forge_additional_modules]
+    assert chosen == ["clip_l", "sd"], "the user's option"
+
+
 def test_webui_without_that_function(forge: Forge, vae: Any, caplog: pytest.LogCaptureFixture) -> None:
     vae.uninstall()
     del forge.main_entry.refresh_model_loading_parameters

@@ -90,8 +90,9 @@ def test_controls(args: tuple[Any, ...], wanted: Override) -> None:
 
 def test_an_axis_goes_before_the_controls_and_leaves_the_copied_job_alone() -> None:
     class Option:
-        def __init__(self, label: str, _type: Any, apply: Any, **_more: Any) -> None:
+        def __init__(self, label: str, _type: Any, apply: Any, **more: Any) -> None:
             self.label, self.apply = label, apply
+            self.confirm, self.choices = more.get("confirm"), more.get("choices")
 
     module = SimpleNamespace(AxisOption=Option, axis_options=[Option("Nothing", str, None)])
     data = SimpleNamespace(module=module, script_class=type("Script", (), {"__module__": "xyz_grid.py"}))
@@ -103,7 +104,15 @@ def test_an_axis_goes_before_the_controls_and_leaves_the_copied_job_alone() -> N
         "[Modelsmith] ZTSNR",
         "[Modelsmith] CFG rescale",
     ]
+    vae = SimpleNamespace(listed=lambda: [("my.safetensors", FILE)])
+    xyz.add_axes([data], vae)
+    assert module.axis_options[-1].label == "[Modelsmith] VAE"
+    assert module.axis_options[-1].choices() == ["Automatic", "In the checkpoint", "my.safetensors"]
+    with pytest.raises(RuntimeError, match="not one of"):
+        module.axis_options[-1].confirm(None, ["my.safetensors", "other"])
     job = SimpleNamespace()
+    module.axis_options[-1].apply(job, "my.safetensors", [])
+    assert generation.chosen(job, ()).is_auto
     module.axis_options[1].apply(job, "v_prediction", [])
     cell = SimpleNamespace(**vars(job))
     module.axis_options[3].apply(cell, 0.5, [])
@@ -295,7 +304,7 @@ def test_forge_rescales_on_a_clone() -> None:
 class Host:
     """Says what it was asked, in order, with the choice for the picture at that moment."""
 
-    advice = prober = None
+    advice = prober = vae = None
 
     def __init__(self, found: Report) -> None:
         self.calls: list[tuple[str, Any]] = []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from modelsmith.errors import ModelsmithError
 from modelsmith.vae.choice import Refusal
 from modelsmith_webui.hosts.vae_choice import Answer, VaeKeeper
+from modelsmith_webui.xyz import BAKED_VAE
 
 if TYPE_CHECKING:
     from modelsmith_webui.hosts.webui import WebuiHost
@@ -38,6 +39,8 @@ class ForgeVae(VaeKeeper):
         self._replacement: Callable[..., Any] | None = None
         # The parameters that we completed, and the list that Forge had in them.
         self._completed: tuple[dict[str, Any], list[str]] | None = None
+        # The VAE that the running job wants, by name.
+        self._for_job: str | None = None
 
     # taking hold
 
@@ -105,7 +108,7 @@ class ForgeVae(VaeKeeper):
         refused: list[Refusal] = []
         chosen: Path | None = None
         kept: list[str] = []
-        for name in own:
+        for name in self._with_choice(own):
             path = Path(name)
             if self.host.resolver.report(path).kind != "vae":
                 kept.append(name)
@@ -116,11 +119,27 @@ class ForgeVae(VaeKeeper):
                 continue
             kept.append(name)
             chosen = path
+        if self._for_job == BAKED_VAE:
+            self.keep(checkpoint, Answer(None, "setting"))
+            return kept
         if chosen is not None:
             self.keep(checkpoint, Answer(chosen, "setting", tuple(refused)))
             return kept
         answer = self.keep(checkpoint, self.automatic(checkpoint, tuple(refused)))
         return kept if answer.path is None else [*kept, str(answer.path)]
+
+    def choose_for_job(self, processing: Any, name: str | None) -> None:
+        # Forge's way to override its modules for one job is not put back where config.json has none. What is noted here
+        # holds until the next job begins; the host completes the list of modules just after this.
+        self._for_job = name
+
+    def _with_choice(self, own: list[str]) -> list[str]:
+        """The user's modules with the job's VAE in the place of theirs."""
+        if self._for_job is None:
+            return own
+        others = [name for name in own if self.host.resolver.report(Path(name)).kind != "vae"]
+        path = dict(self.listed()).get(self._for_job)
+        return others if path is None else [*others, str(path)]
 
     def listed(self) -> list[tuple[str, Path]]:
         """The files of the VAE / Text Encoder selector that are VAEs."""
@@ -155,9 +174,10 @@ class ForgeVae(VaeKeeper):
         """Forge writes the user's own modules into the picture; where another VAE was used, that is added."""
         checkpoint = self.current_checkpoint()
         answer = self.answer_for(checkpoint) if checkpoint is not None and self.enabled() else None
-        if self._key is None or answer is None or not (answer.refused or answer.path is not None):
+        if self._key is None or answer is None:
             return
-        if answer.source == "setting" and not answer.refused:
+        said_by_forge = answer.source == "setting" or answer.path is None
+        if self._for_job is None and said_by_forge and not answer.refused:
             return
         processing.extra_generation_params[INFOTEXT] = answer.path.stem if answer.path is not None else "baked"
 

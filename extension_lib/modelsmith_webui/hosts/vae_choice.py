@@ -13,6 +13,7 @@ from modelsmith.vae.choice import Judge, Pick, Refusal, automatic
 from modelsmith.vae.families import Fit
 from modelsmith.vae.memory import VaeMemory
 from modelsmith_webui import settings
+from modelsmith_webui.xyz import AUTOMATIC_VAE, BAKED_VAE
 
 if TYPE_CHECKING:
     from modelsmith_webui.hosts.webui import WebuiHost
@@ -134,6 +135,17 @@ class VaeKeeper:
     def answer_for(self, checkpoint: Path) -> Answer | None:
         """The last answer for a checkpoint; None where none was asked for."""
         return self._answers.get(checkpoint)
+
+    def choose_for_job(self, processing: Any, name: str | None) -> None:
+        """Use the VAE of this name for one job, as an axis of the X/Y/Z plot says it; None: what is chosen anyway.
+
+        Called before the webui reads what the job overrides.
+        """
+        if name is None:
+            return
+        known = {AUTOMATIC_VAE: "Automatic", BAKED_VAE: "None"}
+        # A new dict: the cells of a plot share theirs.
+        processing.override_settings = {**processing.override_settings, "sd_vae": known.get(name, name)}
 
     # a person's word
 

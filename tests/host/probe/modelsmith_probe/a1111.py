@@ -6,6 +6,7 @@ from typing import Any
 
 from modelsmith_probe import record
 
+COMPARED = (0, 500, 900, 998, 999)
 _ORIGINALS: dict[str, Any] = {}
 
 
@@ -151,7 +152,15 @@ def describe_sampler(params: Any) -> dict[str, Any]:
 
     wrapper = getattr(params.denoiser, "model_wrap", None)
     described = describe(shared.sd_model)
+    # What the sampler holds: its own copy of the noise levels, or the model's table where it goes by timesteps.
+    sigmas = getattr(wrapper, "sigmas", None)
+    table = (
+        {f"sigma_{index}": float(sigmas[index]) for index in COMPARED}
+        if sigmas is not None
+        else {f"sigma_{index}": _sigma(wrapper.inner_model.alphas_cumprod, index) for index in COMPARED}
+    )
     return {
+        **table,
         "wrapper": type(wrapper).__name__,
         "prediction": "v_prediction" if "VDenoiser" in type(wrapper).__name__ else "epsilon",
         "model_prediction": described["prediction"],
@@ -164,6 +173,11 @@ def current_model() -> Any:
     from modules import sd_models
 
     return sd_models.model_data.sd_model
+
+
+def set_parameterization(value: str) -> None:
+    """What other extensions and scripts do to the model in memory."""
+    current_model().parameterization = value
 
 
 def network(model: Any) -> Any:

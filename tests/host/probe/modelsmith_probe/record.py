@@ -126,6 +126,11 @@ def add_routes(_demo: Any, app: Any) -> None:
         guidance.set_strength(strength)
         return {}
 
+    @app.post("/modelsmith-probe/v1/parameterization")
+    def _parameterization(value: str) -> Any:
+        _host().set_parameterization(value)
+        return {}
+
     @app.post("/modelsmith-probe/v1/ideal")
     def _ideal(kind: str) -> Any:
         ideal.replace(_host().network(_host().current_model()), kind)
