@@ -291,7 +291,7 @@
                 parts.ghost.hidden = other === null;
                 if (other !== null) parts.ghost.style.bottom = part(other);
                 const heat = this.editor.heat(name);
-                parts.heat.style.opacity = heat === null ? "0" : String(0.06 + 0.94 * heat);
+                parts.heat.style.opacity = heat === null ? "0" : String(0.04 + 0.66 * heat);
                 const told = shown(value) + (own ? "" : ", " + tr("follows"));
                 for (const [key, text] of [["valuenow", value], ["valuemin", low], ["valuemax", high], ["valuetext", told]]) {
                     parts.node.setAttribute("aria-" + key, String(text));

@@ -17,6 +17,8 @@
         return {value: Number.isFinite(value) ? value : 0.5, low, high: high > low ? high : low + 1};
     }
 
+    const percentText = part => String(part >= 0.1 ? Math.round(part * 100) : Number((part * 100).toPrecision(2)));
+
     class BlockEditor {
         constructor(holder) {
             this.holder = holder;
@@ -183,7 +185,7 @@
             const parts = [block.id, block.title, this.layers.length > 1 ? this.active.label : "",
                 String(weights().round(this.value(block.id))), block.holds];
             const found = this.difference && this.difference.blocks[block.id];
-            if (found && found.relative_l2 !== null) parts.push(tr("differs by {percent} %", {percent: (found.relative_l2 * 100).toPrecision(2)}));
+            if (found && found.relative_l2 !== null) parts.push(tr("differs by {percent} %", {percent: percentText(found.relative_l2)}));
             return parts.filter(Boolean).join(" · ");
         }
 

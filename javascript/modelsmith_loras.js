@@ -43,7 +43,8 @@
                 type: "range", min: "-1", max: "2", step: "0.05", "aria-label": tr("Strength"), tabindex: "-1",
             });
             const blocks = element("input", "ms-lora-blocks", undefined, {
-                type: "text", placeholder: tr("block weights: empty, a preset or numbers"), "aria-label": tr("Block weights"),
+                type: "text", placeholder: tr("Block weights"), "aria-label": tr("Block weights"),
+                title: tr("Block weights: empty, a preset or numbers"),
             });
             const remove = element("button", "ms-mini", "✕", {type: "button", "aria-label": tr("Remove"), title: tr("Remove")});
             name.value = row.name;

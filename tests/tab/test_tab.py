@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from makers import write_header_only
 from modelsmith.decision import Override
 from modelsmith.merge.blocks import LAYOUTS
+from modelsmith_webui.background import queue_of
+from modelsmith_webui.history import history_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.library import library_of
 from modelsmith_webui.tab import speed
@@ -357,6 +360,48 @@ def test_a_merged_model_shows_its_recipe(host: StandaloneHost) -> None:
     shown = view.slots.badge("mixed.safetensors")
     assert "Made by a merge" in shown and "alpha 0.3" in shown and f"A = {DEMO_A}" in shown
     assert "Made by a merge" not in view.slots.badge(DEMO_A)
+
+
+def test_a_recipe_fills_the_fields_again(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    made = values(name="mixed", parameter_alpha=0.3, blocks_alpha="GRAD_V,CLIP=0.9", precision="bf16", dtype_vae="fp32")
+    view.merge("task(x)", *made)
+    filled = view.take_remedy('{"remedy": "recipe of mixed.safetensors"}', *values())
+    assert len(filled) == len(view.filled)
+    updates = dict(zip(field_names(), filled, strict=False))
+    again = MergeForm.from_values([updates[name].get("value") for name in field_names()])
+    assert again.models[:2] == (DEMO_A, DEMO_B) and again.precision == "bf16" and again.dtypes["vae"] == "fp32"
+    assert again.block_texts["alpha"].startswith("0,1,0.9167") and again.block_texts["alpha"].endswith("CLIP=0.9")
+    view.merge("task(x)", *values(**(dict(zip(field_names(), again.values(), strict=True)) | {"name": "again"})))
+    one, two = (load_file(str(host.models / f"{name}.safetensors")) for name in ("mixed", "again"))
+    assert all(one[key].equal(two[key]) for key in one)
+    (host.models / DEMO_B).unlink()
+    *_, said = view.take_remedy('{"remedy": "recipe of mixed.safetensors"}', *values())
+    assert "not in the host" in said
+
+
+def test_a_merge_is_remembered(host: StandaloneHost) -> None:
+    merge_view(host).merge("task(x)", *values(name="mixed"))
+    assert [entry.file for entry in history_of(host).entries()] == ["mixed.safetensors"]
+
+
+def test_a_merge_without_saving_is_a_small_file(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    *_, said = view.write_recipe("", *values(name="later"))
+    assert "ms-done" in said and (host.models / "later.safetensors").stat().st_size < 100_000
+    *_, said = view.write_recipe("", *values(name="later"))
+    assert "exists already" in said
+
+
+def test_a_queued_merge_is_done_in_its_turn(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    assert "is in the queue" in view.enqueue("", *values(name="queued"))
+    assert 'role="alert"' in view.enqueue("", *values(b=None))
+    end = time.monotonic() + 60
+    while not all(job.over for job in queue_of(host).jobs()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [job.state for job in queue_of(host).jobs()] == ["done"]
+    assert (host.models / "queued.safetensors").is_file()
 
 
 def test_the_library_lists_every_file_and_opens_a_row(host: StandaloneHost, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ CONTENTS: tuple[tuple[str, str], ...] = (
     (r"\.ff\.|mlp|feed_forward|\.fc\d\.", "feed-forward"),
     (r"_mod\.|modulation|adaLN", "modulation"),
     (r"attn|attention|\.qkv\.|\.linear1\.", "attention"),
-    (r"embed|\btime_|_in\.", "embedding"),
+    (r"embed|(?:img|txt|time|vector|guidance)_in\.", "embedding"),
     (r"conv", "convolution"),
 )
 _CONTENTS = tuple((re.compile(pattern), word) for pattern, word in CONTENTS)
@@ -135,11 +135,16 @@ def _presets(layout: BlockLayout) -> dict[str, list[float] | dict[str, float]]:
     return rows
 
 
-def weights_text(layout: BlockLayout, weights: Mapping[str, float], default: float) -> str:
+def _number(value: float, places: int) -> str:
+    text = repr(round(value, places))
+    return text.removesuffix(".0")
+
+
+def weights_text(layout: BlockLayout, weights: Mapping[str, float], default: float, places: int = 4) -> str:
     """Weights as the text that the editor writes: a full row, then single blocks by name."""
     row = layout.resolve(weights, default)
-    rest = [f"{name}={round(value, 4):g}" for name, value in weights.items() if name not in layout.positional]
-    return ",".join([*(f"{round(row[name], 4):g}" for name in layout.positional), *rest])
+    rest = [f"{name}={_number(value, places)}" for name, value in weights.items() if name not in layout.positional]
+    return ",".join([*(_number(row[name], places) for name in layout.positional), *rest])
 
 
 def main_blocks(layout: BlockLayout) -> list[Block]:

@@ -10,7 +10,7 @@ import gradio as gr
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import unsaved
 from modelsmith_webui.tab.html import tag
-from modelsmith_webui.tab.merge_form import AS_THE_REST, COMPONENTS, all_parameters, block_parameters
+from modelsmith_webui.tab.merge_form import AS_THE_REST, COMPONENTS, all_parameters, block_parameters, methods
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import PRECISIONS
 
@@ -38,6 +38,7 @@ class MergeExtras:
                         placeholder="one a line, such as  attn2 = 0.8  or  OUT03-OUT05:attn,ff = 0.2",
                         lines=2,
                         max_lines=8,
+                        visible=name == "alpha",
                         elem_id=f"modelsmith_rules_{name}",
                         elem_classes=["ms-weights-text"],
                     )
@@ -63,6 +64,17 @@ class MergeExtras:
                             min_width=120,
                         )
                     )
+
+    @property
+    def shown_by_method(self) -> list[Any]:
+        """What :meth:`for_method` updates."""
+        return [self.fields[f"rules_{name}"] for name in block_parameters()]
+
+    @staticmethod
+    def for_method(label: str) -> list[Any]:
+        """Show the rules of those parameters only that the method has."""
+        own = {parameter.id for parameter in methods()[label].parameters if parameter.per_block}
+        return [gr.update(visible=name in own) for name in block_parameters()]
 
     def rows_html(self) -> str:
         """The place where the script draws the rows, with the LoRAs that the host has now."""

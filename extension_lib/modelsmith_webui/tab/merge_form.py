@@ -13,13 +13,14 @@ from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.names import output_path
 from modelsmith.identify import identify_header
 from modelsmith.lora.stack import LoraSpec
-from modelsmith.merge.blocks import BlockLayout, layout_for
+from modelsmith.merge.blocks import BlockLayout, layout_for, weights_from_list
 from modelsmith.merge.guard import CHOICES
 from modelsmith.merge.methods import MethodSpec, ParameterSpec, get_method
 from modelsmith.merge.methods.spec import METHODS
-from modelsmith.merge.request import MergeRequest
+from modelsmith.merge.request import BlockWeights, MergeRequest
 from modelsmith_webui.api import find_file
 from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.tab.block_editor import weights_text
 from modelsmith_webui.tab.files import find_checkpoint
 from modelsmith_webui.tab.words import PRECISIONS
 
@@ -211,7 +212,8 @@ class MergeForm:
 
     def component_dtypes(self) -> dict[str, str]:
         """Precision by component, where one was chosen."""
-        return {name: text for name, text in self.dtypes.items() if text and text != AS_THE_REST}
+        chosen = {name: PRECISIONS.get(text) for name, text in self.dtypes.items() if text and text != AS_THE_REST}
+        return {name: dtype for name, dtype in chosen.items() if dtype}
 
     def suggested_name(self, files: Sequence[ModelFile]) -> str:
         """A name that says what was done: ``A_0.50_B``."""
@@ -249,12 +251,51 @@ class MergeForm:
             allow_prediction_mix=next((key for key, text in CHOICES.items() if text == self.mix), None),
             rules=self.of_blocks(self.rules),
             finetune=self.finetune.strip(),
-            **self._later(host),
+            loras=self.lora_specs(host),
+            component_dtypes=self.component_dtypes(),
         )
 
-    def _later(self, host: Host) -> dict[str, Any]:
-        found: dict[str, Any] = {"loras": self.lora_specs(host), "component_dtypes": self.component_dtypes()}
-        return {name: value for name, value in found.items() if value}
+    @staticmethod
+    def from_request(request: MergeRequest, host: Host) -> MergeForm:
+        """The fields that amount to a request, as a recipe gives it; the name is left to choose anew.
+
+        Raises BadFileError where model A cannot be read.
+        """
+        names = {file.path: file.name for file in host.model_files()}
+        models = [names.get(path, path.name) for path in request.models]
+        words = {dtype: word for word, dtype in PRECISIONS.items()}
+        rows = [LoraRow(names.get(one.path, one.path.name), one.strength, one.blocks or "") for one in request.loras]
+        label = get_method(request.method).label
+        header = read_header(request.models[0])
+        layout = layout_for(identify_header(header).architecture, header.tensors)
+        return MergeForm(
+            models=(*models[:3], *[None] * (3 - len(models))),
+            method=label,
+            precision=words.get(request.dtype, "as model A"),
+            mix=CHOICES.get(request.allow_prediction_mix or "", STOP_AT_MIX),
+            more=tuple(models[3:]),
+            loras=rows_text(rows),
+            finetune=request.finetune,
+            dtypes={part: words.get(dtype, dtype) for part, dtype in request.component_dtypes.items()},
+            parameters={name: float(value) for name, value in request.parameters.items()},
+            block_texts={
+                name: _weights(given, layout, request.parameters.get(name, 0.0))
+                for name, given in request.block_weights.items()
+            },
+            rules=dict(request.rules),
+        )
+
+
+def _weights(given: BlockWeights, layout: BlockLayout, default: float) -> str:
+    """Block weights in any form as text; nothing where every block has the parameter's own value."""
+    if isinstance(given, str):
+        return given
+    named = dict(given) if isinstance(given, Mapping) else weights_from_list(given, layout)
+    if all(value == default for value in named.values()):
+        return ""
+    derived = layout.resolve({name: named[name] for name in layout.positional if name in named}, default)
+    short = {name: value for name, value in named.items() if name in layout.positional or derived[name] != value}
+    return weights_text(layout, short, default, 17)  # exact, so that a replay gives the same bytes
 
 
 def _find_lora(files: list[ModelFile], name: str) -> ModelFile:

@@ -5,21 +5,38 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from modelsmith.errors import Cancelled, ModelsmithError
+from modelsmith.files.header import read_header
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.guard import CHOICES, PredictionMixError
 from modelsmith.merge.plan import plan_merge
-from modelsmith_webui.host import Host
+from modelsmith.merge.recipe_checkpoint import write_recipe_checkpoint
+from modelsmith.merge.replay import request_from_recipe
+from modelsmith.merge.request import MergeResult
+from modelsmith_webui.api import find_file
+from modelsmith_webui.background import queue_of
+from modelsmith_webui.history import history_of
+from modelsmith_webui.host import Host, JobControl
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.html import notice
 from modelsmith_webui.tab.merge_extras import MergeExtras
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, MergeForm, field_names
-from modelsmith_webui.tab.model_slots import ModelSlots
-from modelsmith_webui.tab.plan_page import failure_html, plan_html, refusal_html, reporter, result_html
+from modelsmith_webui.tab.model_slots import RECIPE_OF, ModelSlots, own_recipe
+from modelsmith_webui.tab.plan_page import (
+    failure_html,
+    plan_html,
+    recipe_made_html,
+    refusal_html,
+    reporter,
+    result_html,
+)
+from modelsmith_webui.tab.recipe_files import finder
 from modelsmith_webui.tab.remedies import Remedies
 from modelsmith_webui.tab.speed import Speed
 from modelsmith_webui.tab.texts import Texts
@@ -93,6 +110,8 @@ class MergeView:
         with gr.Row(elem_classes=["ms-row", "ms-run"]):
             self.start = gr.Button("Merge", variant="primary", elem_id="modelsmith_merge_start")
             self.cancel = gr.Button("Cancel", elem_id="modelsmith_merge_cancel")
+            self.queue = gr.Button("Add to the queue", elem_id="modelsmith_merge_queue")
+            self.unsaved_merge = gr.Button("Merge without saving", elem_id="modelsmith_merge_recipe")
             self.choose = gr.Checkbox(
                 value=True,
                 label="Choose the result in the checkpoint list",
@@ -135,6 +154,8 @@ class MergeView:
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots.lists])
         listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)
         listen(self.cancel.click, self.host.interrupt)
+        listen(self.queue.click, self.enqueue, ticketed, [self.result], js="modelsmithPlan")
+        listen(self.unsaved_merge.click, self.write_recipe, ticketed, outputs, js="modelsmithPlan")
 
     def connect_load(self, load: Any) -> None:
         """A page that is loaded anew offers the files that are there now, and the controls of the saved method."""
@@ -146,16 +167,17 @@ class MergeView:
     @property
     def shown_by_method(self) -> list[Any]:
         """What :meth:`method_chosen` updates."""
-        return [*self.slots.shown_by_method, *self.weights.shown_by_method]
+        return [*self.slots.shown_by_method, *self.extras.shown_by_method, *self.weights.shown_by_method]
 
     def method_chosen(self, label: str, a: str | None = None) -> list[Any]:
         """Show the formula, and only the slots and controls that the method has."""
-        return [*self.slots.for_method(label), *self.weights.for_method(label, a)]
+        return [*self.slots.for_method(label), *self.extras.for_method(label), *self.weights.for_method(label, a)]
 
     @property
     def filled(self) -> list[Any]:
-        """What :meth:`fill` updates: every field, and what is shown with the method."""
-        return [*self.inputs, *self.slots.shown_by_method, self.weights.formula, self.weights.editor]
+        """What :meth:`fill` updates: every field, what is shown with the method, and the line that says so."""
+        shown = [*self.slots.shown_by_method, self.weights.formula, self.weights.editor]
+        return [*self.inputs, *shown, self.result]
 
     def fill(self, form: MergeForm) -> list[Any]:
         """Put a form into the fields, for a remedy, a replay or an edit from the history."""
@@ -164,17 +186,28 @@ class MergeView:
         updates["method"] = gr.update(value=label)
         shown = self.weights.for_method(label, form.models[0], form.parameters)
         controls = [name for name in field_names() if name.startswith(("parameter_", "blocks_"))]
-        for name, update in zip(controls, shown[2:], strict=True):
+        rules = [name for name in field_names() if name.startswith("rules_")]
+        for name, update in zip([*controls, *rules], [*shown[2:], *self.extras.for_method(label)], strict=True):
             updates[name] = {**updates[name], **update}
-        return [*updates.values(), *self.slots.for_method(label), *shown[:2]]
+        return [*updates.values(), *self.slots.for_method(label), *shown[:2], ""]
+
+    def fill_recipe(self, recipe: Mapping[str, Any]) -> list[Any]:
+        """Put a recipe into the fields, for a replay or an edit. Raises BadFileError where one of its files is gone."""
+        request = request_from_recipe(recipe, finder(self.host), self.host.checkpoint_folder() / "recipe.safetensors")
+        return self.fill(MergeForm.from_request(request, self.host))
 
     def take_remedy(self, message: str, *values: Any) -> list[Any]:
-        """Put the form of the remedy that was pressed into the fields."""
+        """Put the form of the remedy that was pressed into the fields, or the recipe of a model."""
         nothing = [gr.update() for _ in self.filled]
         try:
             wanted = str(json.loads(message)["remedy"])
+            if wanted.startswith(RECIPE_OF):
+                file = find_file(self.host.checkpoints(), wanted.removeprefix(RECIPE_OF))
+                return self.fill_recipe(own_recipe(read_header(file.path)))
             remedy = self.remedies.find(MergeForm.from_values(values), wanted)
-        except (ModelsmithError, ValueError, KeyError, TypeError) as error:
+        except ModelsmithError as error:
+            return [*nothing[:-1], failure_html(error, self.tr)]
+        except (ValueError, KeyError, TypeError) as error:
             logger.info("no remedy was taken: %s", error)
             return nothing
         return self.fill(remedy.form) if remedy else nothing
@@ -206,16 +239,53 @@ class MergeView:
     def merge(self, _task: str, *values: Any) -> list[Any]:
         """Run the merge as the host's job. The last output is HTML, to which a webui adds its own line."""
         form = MergeForm.from_values(values)
-        control = self.host.job_control()
         try:
-            plan = plan_merge(form.request(self.host))
-            result = run_merge(plan, reporter(self.tr, control.report), control.cancelled)
+            result, title = self._run(form, self.host.job_control())
         except Cancelled:
             return [*self.slots.offers(), notice("info", self.tr("Cancelled. Nothing was written."))]
         except (ModelsmithError, OSError, MemoryError) as error:
             logger.warning("the merge failed: %s", error)
             return [*self.slots.offers(), failure_html(error, self.tr)]
-        self.speed.learn(plan, result)
-        self.host.refresh_checkpoints()
-        title = next((file.name for file in self.host.checkpoints() if file.path == result.path), result.path.name)
         return [*self.slots.offers(), result_html(result, self.tr, title)]
+
+    def _run(self, form: MergeForm, control: JobControl) -> tuple[MergeResult, str]:
+        """Merge, and remember how fast it was and what was done. Returns the result and its name in the host's list."""
+        plan = plan_merge(form.request(self.host))
+        result = run_merge(plan, reporter(self.tr, control.report), control.cancelled)
+        self.speed.learn(plan, result)
+        history_of(self.host).merged(plan, result)
+        self.host.refresh_checkpoints()
+        return result, self._title(result.path)
+
+    def _title(self, path: Path) -> str:
+        return next((file.name for file in self.host.checkpoints() if file.path == path), path.name)
+
+    def enqueue(self, _ticket: str, *values: Any) -> str:
+        """Let the merge wait for its turn, so that the next one can be set up at once."""
+        form = MergeForm.from_values(values)
+        try:
+            plan = plan_merge(form.request(self.host))
+            form = replace(form, name=plan.request.output.stem)
+
+            def work(control: JobControl) -> dict[str, Any]:
+                result, _ = self._run(form, control)
+                return {"file": result.path.name, "seconds": round(result.seconds, 2), "sha256": result.sha256}
+
+            job = queue_of(self.host).start("merge", work, plan.request.output.stem)
+        except ModelsmithError as error:
+            return failure_html(error, self.tr)
+        waiting = sum(not one.over for one in queue_of(self.host).jobs())
+        text = self.tr("{name} is in the queue, which has {count} now.", name=job.title, count=waiting)
+        return notice("done", text)
+
+    def write_recipe(self, _ticket: str, *values: Any) -> list[Any]:
+        """Keep the merge as a recipe checkpoint: a small file that the webui merges when it is chosen."""
+        form = MergeForm.from_values(values)
+        try:
+            plan = plan_merge(form.request(self.host))
+            made = write_recipe_checkpoint(plan, plan.request.output, overwrite=form.overwrite)
+        except (ModelsmithError, OSError) as error:
+            return [*self.slots.offers(), failure_html(error, self.tr)]
+        history_of(self.host).written(plan, made.path)
+        self.host.refresh_checkpoints()
+        return [*self.slots.offers(), recipe_made_html(made.path, self.tr, self._title(made.path))]

@@ -23,6 +23,8 @@ from modelsmith_webui.tab.texts import Texts
 
 SLOT_LABELS = ("Model A", "Model B", "Model C")
 A1111_KEY = "sd_merge_recipe"
+# What the page asks for with the button of a recipe, before the model's name.
+RECIPE_OF = "recipe of "
 
 
 def _parsed(text: str | None) -> dict[str, Any]:
@@ -45,8 +47,11 @@ def _method_line(recipe: Mapping[str, Any], tr: Texts) -> str:
     return ", ".join([tr(label) or str(recipe.get("method", "")), *shown])
 
 
-def recipe_html(header: FileHeader, tr: Texts) -> str:
-    """How a merged file was made: ours in detail, A1111's own in a line; empty where it is no merge."""
+def recipe_html(header: FileHeader, tr: Texts, model: str = "") -> str:
+    """How a merged file was made: ours in detail, A1111's own in a line; empty where it is no merge.
+
+    model: its name in the list, for the button that puts its recipe into the fields.
+    """
     recipe = own_recipe(header)
     if recipe:
         models = cast("list[Mapping[str, Any]]", recipe.get("models") or [])
@@ -55,6 +60,9 @@ def recipe_html(header: FileHeader, tr: Texts) -> str:
             for letter, one in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", models, strict=False)
         )
         inner = text_tag("p", _method_line(recipe, tr)) + tag("ul", names)
+        if model:
+            again = {"type": "button", "data_remedy": RECIPE_OF + model}
+            inner += text_tag("button", tr("Put this recipe into the fields"), "ms-mini", **again)
     else:
         other = _parsed(header.metadata.get(A1111_KEY))
         if not other:
@@ -139,7 +147,7 @@ class ModelSlots:
         try:
             path = find_file(self.host.checkpoints(), name).path
             report = identify(path)
-            recipe = recipe_html(read_header(path), self.tr) if report.error is None else ""
+            recipe = recipe_html(read_header(path), self.tr, name) if report.error is None else ""
         except ModelsmithError as error:
             return notice("error", *self.tr.error(error))
         return tag("div", badge_row(report, self.tr), "ms-badges") + recipe

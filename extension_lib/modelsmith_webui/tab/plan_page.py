@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelsmith.errors import ModelsmithError
@@ -77,13 +78,12 @@ def _outcome(plan: MergePlan, tr: Texts) -> str:
 def _beside(plan: MergePlan, tr: Texts) -> list[tuple[str, str]]:
     """What the merge has beside its models: LoRAs, rules, adjustments, precision by part."""
     request = plan.request
-    loras = ", ".join(f"{one.path.stem} × {one.strength:g}" for one in getattr(request, "loras", ()))
-    dtypes = getattr(request, "component_dtypes", {})
+    loras = ", ".join(f"{one.path.stem} × {one.strength:g}" for one in request.loras)
     return [
         (tr("LoRAs"), loras),
         (tr("Rules for tensors"), ", ".join(name for name, text in request.rules.items() if text)),
         (tr("Adjusted by"), request.finetune),
-        (tr("Precision of parts"), ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())),
+        (tr("Precision of parts"), ", ".join(f"{name} {dtype}" for name, dtype in request.component_dtypes.items())),
     ]
 
 
@@ -155,6 +155,14 @@ def result_html(result: MergeResult, tr: Texts, title: str = "") -> str:
     notices = "".join(notice(found.level, found.said(tr.message_language)) for found in result.notices)
     done = notice("done", tr("Merged. The new file is in the checkpoint list."))
     return tag("div", done + chooser(title, tr) + facts(rows) + notices, "ms-result")
+
+
+def recipe_made_html(path: Path, tr: Texts, title: str) -> str:
+    """A recipe checkpoint was written: what it is, and what it is not."""
+    done = notice("done", tr("{name} stands in the checkpoint list. Choosing it merges in memory.", name=path.name))
+    told = tr("The file has {size}: it holds the recipe, not the weights. The models that it names must stay.",
+              size=size_text(path.stat().st_size))  # fmt: skip
+    return tag("div", done + chooser(title, tr) + text_tag("p", told, "ms-dim"), "ms-result")
 
 
 def chooser(title: str, tr: Texts) -> str:

@@ -25,6 +25,11 @@ from modelsmith_webui.tab.texts import Texts
 logger = logging.getLogger(__name__)
 
 
+def percent_text(share: float) -> str:
+    """A share in percent, to two places that count and never in powers of ten."""
+    return f"{share * 100:.0f}" if share >= 0.1 else f"{share * 100:.2g}"
+
+
 class WeightsPanel:
     """Builds the panel and answers its events. ``fields`` are the components by the form's field names."""
 
@@ -77,8 +82,10 @@ class WeightsPanel:
             self.stop_difference = gr.Button(
                 "Stop comparing", elem_id="modelsmith_difference_stop", elem_classes=["ms-tool", "ms-while-running"]
             )
-        with gr.Column(elem_id="modelsmith_difference_progress_panel", elem_classes=["ms-progress-panel"]):
-            gr.HTML("", elem_id="modelsmith_difference_progress", elem_classes=["ms-progress-place"])
+            with gr.Column(
+                elem_id="modelsmith_difference_progress_panel", elem_classes=["ms-progress-panel"], min_width=120
+            ):
+                gr.HTML("", elem_id="modelsmith_difference_progress", elem_classes=["ms-progress-place"])
         self.difference = gr.HTML("", elem_id="modelsmith_difference_result")
         # Out of sight but in the page: the script writes a preset here.
         edit = gr.Textbox(
@@ -90,6 +97,8 @@ class WeightsPanel:
     def connect(self, a: Any, b: Any, c: Any) -> None:
         """Wire the panel; ``a``, ``b`` and ``c`` are the slots' dropdowns."""
         listen(a.change, self.show_blocks, [a, self.fields["method"]], [self.editor])
+        for slot in (a, b, c):  # a map of other models would mislead
+            listen(slot.change, lambda: "", [], [self.difference])
         listen(self.preset_edit.change, self.keep_preset, [self.preset_edit], [self.preset_said])
         task = unsaved(
             gr.Textbox(value="", visible=False, label="Task of difference", elem_id="modelsmith_difference_task")
@@ -191,7 +200,7 @@ class WeightsPanel:
         slim = {"layout": found["layout"], "blocks": {name: {"relative_l2": value} for name, value in values.items()}}
         text = self.tr(
             "{what} against A: behind each bar, how far the block lies from A. Most in {block}: {percent} %.",
-            what=what, block=most, percent=f"{values[most] * 100:.2g}",
+            what=what, block=most, percent=percent_text(values[most]),
         )  # fmt: skip
         scale = tag("span", "", "ms-heat-scale")
         data = tag("span", "", "ms-difference-data", hidden="hidden", data_map=json.dumps(slim, separators=(",", ":")))

@@ -50,7 +50,15 @@ OVERRIDE_PREDICTIONS: Mapping[str, str] = {
 }
 OVERRIDE_ZTSNR: Mapping[str, str] = {"auto": "automatic", "on": "on", "off": "off"}
 
-PRECISIONS: Mapping[str, str | None] = {"as model A": None, "fp16": "fp16", "bf16": "bf16", "fp32": "fp32"}
+PRECISIONS: Mapping[str, str | None] = {
+    "as model A": None,
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "fp32": "fp32",
+    "fp8 e4m3": "fp8_e4m3",
+    "fp8 e5m2": "fp8_e5m2",
+    "fp8 scaled": "fp8_scaled",
+}
 
 
 def id_of(words: Mapping[str, str], word: str) -> str:
