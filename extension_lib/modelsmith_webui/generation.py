@@ -92,6 +92,8 @@ class Generation:
     def __init__(self, host: Any) -> None:
         self.host = host
         self.resolver = getattr(host, "resolver", None)
+        # The checkpoint of the last text that was pasted, where it asks for a choice for its picture.
+        self.pasted_for: Path | None = None
 
     # a job
 
@@ -196,7 +198,9 @@ class Generation:
             resolution = resolver.without_image(path)
             return resolution, rescale_of(resolution)
 
-        return infotext.translate(params, self._checkpoint_of, resolve)
+        found = infotext.translate(params, self._checkpoint_of, resolve)
+        self.pasted_for = None if found.is_auto else self._checkpoint_of(params)
+        return found
 
     def _checkpoint_of(self, params: dict[str, Any]) -> Path | None:
         """The checkpoint that a text names; the chosen one where it names none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ def _chosen_checkpoint() -> Path | None:
     return Path(info.filename) if info is not None else None
 
 
+def _told(text: str) -> tuple[Path | None, bool]:
+    """The checkpoint that the page's script names, None where it is not known; and whether the page has just begun."""
+    from modules import sd_models
+
+    try:
+        found = json.loads(text)
+        name, begins = str(found["name"]), bool(found.get("begins"))
+    except (ValueError, TypeError, KeyError):
+        return None, True
+    info = sd_models.checkpoint_aliases.get(name) or sd_models.checkpoint_aliases.get(name.rsplit(" [", 1)[0])
+    return (Path(info.filename) if info is not None else None), begins
+
+
 class AdviceLine:
     """The line and the button of one tab; wired when the webui has built the controls that it watches."""
 
@@ -86,6 +100,8 @@ class AdviceLine:
         self._tab = "img2img" if is_img2img else "txt2img"
         self._watched: dict[str, Any] = {}
         self._own: list[Any] = []
+        # The checkpoint that the choices in the controls were made for.
+        self._choices_for: Path | None = None
         self._tr = Texts(generation.host.language)
 
     def build(self, controls: list[Any]) -> None:
@@ -95,7 +111,10 @@ class AdviceLine:
         with gr.Row():
             line = gr.HTML("", elem_id=f"{prefix}_advice")
             button = gr.Button(tr("Use what fits"), elem_id=f"{prefix}_fit", size="sm")
-        self._own = [*controls, line, button]
+        # The page's script tells here which checkpoint is chosen now; the selector may not be built yet.
+        chosen = gr.Textbox("", label="Checkpoint", elem_id=f"{prefix}_checkpoint", elem_classes=["ms-out-of-sight"])
+        setattr(chosen, "do_not_save_to_config", True)  # noqa: B010 - an attribute of the webui, unknown to gradio
+        self._own = [*controls, line, button, chosen]
         self._wire()
 
     def seen(self, component: Any, elem_id: str | None) -> None:
@@ -108,18 +127,20 @@ class AdviceLine:
     def _wire(self) -> None:
         if len(self._watched) < len(WATCHED) or not self._own:
             return
-        *controls, line, button = self._own
+        *controls, line, button, chosen = self._own
         inputs = [*(self._watched[name] for name in WATCHED), *controls]
         for control in inputs:
             if control is not self._watched["steps"]:
                 control.change(self.show, inputs, [line], queue=False, show_progress=False)
         fitting = [self._watched["scheduler"], self._watched["cfg_scale"], line]
         button.click(self.fit, inputs, fitting, queue=False, show_progress=False)
+        chosen.change(self.checkpoint_chosen, [chosen, *inputs], [*controls, line], queue=False, show_progress=False)
 
-    def advice(self, values: tuple[Any, ...]) -> Advice | None:
+    def advice(self, values: tuple[Any, ...], path: Path | None = None) -> Advice | None:
+        """The advice for the values of the watched controls and our own; ``path`` None: for the chosen checkpoint."""
         sampler, scheduler, steps, cfg, strength, *own = values
         image = choice_of(dict(zip(("prediction", "ztsnr", "cfg_rescale"), own, strict=True)))
-        path = _chosen_checkpoint()
+        path = path or _chosen_checkpoint()
         if path is None or self._generation.resolver is None:
             return None
         sampling = Sampling(
@@ -140,7 +161,25 @@ class AdviceLine:
         return f'<p class="ms-advice ms-advice-{found.level}">{html.escape(text)}</p>'
 
     def show(self, *values: Any) -> str:
+        """The line, after a control was changed."""
+        if any(value != AUTOMATIC for value in values[len(WATCHED) :]):
+            self._choices_for = self._choices_for or self._generation.pasted_for or _chosen_checkpoint()
+        else:
+            self._choices_for = None
         return self._html(self.advice(values))
+
+    def checkpoint_chosen(self, told: str, *values: Any) -> list[Any]:
+        """Our controls and the line, after another checkpoint was chosen: choices made for the old one end with it."""
+        import gradio as gr
+
+        path, begins = _told(told)
+        kept = begins or path is None or path in (self._choices_for, self._generation.pasted_for)
+        if not kept:
+            self._choices_for = None
+            values = (*values[: len(WATCHED)], *[AUTOMATIC] * (len(values) - len(WATCHED)))
+        line = self._html(self.advice(values, path)) if path is not None else ""
+        own = [gr.update() if kept else gr.update(value=value) for value in values[len(WATCHED) :]]
+        return [*own, line]
 
     def fit(self, *values: Any) -> list[Any]:
         """A fitting scheduler and CFG scale where those that are chosen do not fit, and the line that follows."""
