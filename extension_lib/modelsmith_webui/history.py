@@ -22,6 +22,8 @@ from typing import Any, cast
 from modelsmith.errors import BadFileError, MergeError, UnknownNameError
 from modelsmith_webui.host import Host
 
+UNKNOWN_HASH = "0" * 64  # as merge.recipe has it, whose import is heavy
+
 logger = logging.getLogger(__name__)
 
 FILE = "history.jsonl"
@@ -132,7 +134,9 @@ class History:
         """What two recipes differ in: the place (``blocks.alpha.IN00``), and both values. Raises UnknownNameError."""
         left, right = (_flat(self.recipe(one)) for one in (first, second))
         places = list(dict.fromkeys([*left, *right]))
-        return [(place, left.get(place), right.get(place)) for place in places if left.get(place) != right.get(place)]
+        pairs = [(place, left.get(place), right.get(place)) for place in places]
+        # A hash that one of the two never learnt is no difference.
+        return [(place, one, two) for place, one, two in pairs if one != two and UNKNOWN_HASH not in (one, two)]
 
     # writing
 

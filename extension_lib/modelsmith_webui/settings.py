@@ -44,8 +44,8 @@ def register(on_enabled_change: Any, vae: Any = None, prober: Any = None) -> Non
     from modules import shared
     from modules.options import OptionInfo
 
-    def add(name: str, label: str, info: str, onchange: Any = None, component: Any = None) -> None:
-        bounds = {"minimum": 0, "maximum": 1, "step": 0.05} if component is not None else None
+    def add(name: str, label: str, info: str, onchange: Any = None, component: Any = None, most: int = 1) -> None:
+        bounds = {"minimum": 0, "maximum": most, "step": 0.05 if most == 1 else 0.5} if component is not None else None
         option = OptionInfo(DEFAULTS[name], label, component, bounds, section=SECTION, onchange=onchange)
         shared.opts.add_option(name, option.info(info))
 
@@ -68,7 +68,13 @@ def register(on_enabled_change: Any, vae: Any = None, prober: Any = None) -> Non
             "Ask models whose prediction type is in doubt what they predict",
             "once per file, before its first picture: five answers of the model; it hints and sets nothing",
         )
-    add_recipe_settings(OptionInfo, shared.opts, gr.Slider)
+    add(
+        RECIPE_CACHE,
+        "Memory for merged tensors of recipe checkpoints, in GB",
+        "the next recipe computes only the blocks that changed, as far as they are kept; 0 keeps none",
+        component=gr.Slider,
+        most=64,
+    )
     if vae is None:
         return
     add(
@@ -85,12 +91,3 @@ def register(on_enabled_change: Any, vae: Any = None, prober: Any = None) -> Non
             vae.quicksetting_changed,
         )
         vae.join_quicksettings()
-
-
-def add_recipe_settings(option_info: Any, opts: Any, slider: Any) -> None:
-    """Add what belongs to recipe checkpoints, with the webui's OptionInfo and options and gradio's Slider."""
-    bounds = {"minimum": 0, "maximum": 64, "step": 0.5}
-    label = "Memory for merged tensors of recipe checkpoints, in GB"
-    option = option_info(DEFAULTS[RECIPE_CACHE], label, slider, bounds, section=SECTION)
-    info = "the next recipe computes only the blocks that changed, as far as they are kept; 0 keeps none"
-    opts.add_option(RECIPE_CACHE, option.info(info))

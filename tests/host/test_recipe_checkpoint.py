@@ -76,9 +76,7 @@ def own(webui: Webui) -> Iterator[Webui]:
 
 
 @pytest.mark.parametrize("family", PAIRS)
-def test_picture_of_the_recipe_is_that_of_the_saved_merge(
-    own: Webui, family: str, report: Callable[..., None]
-) -> None:
+def test_picture_of_the_recipe_is_that_of_the_saved_merge(own: Webui, family: str, report: Callable[..., None]) -> None:
     path = recipe(own, family, "mix-recipe")
     before = sorted(own.checkpoints.iterdir())
     own.select("mix-recipe")
@@ -205,7 +203,9 @@ def test_without_the_extension_it_fails_and_stays_whole(
             except WebuiError as error:
                 said = str(error)
             log = plain.output()[seen:]
-            lines = [line for line in (said + "\n" + log).splitlines() if re.search(r"rror|size mismatch|corrupt", line)]
+            lines = [
+                line for line in (said + "\n" + log).splitlines() if re.search(r"rror|size mismatch|corrupt", line)
+            ]
             whole = "whole" if (plain.checkpoints / f"{name}.safetensors").exists() else "moved away"
             report("no extension", plain.flavour, name, whole, " // ".join(line.strip()[:160] for line in lines[:6]))
             if name == "alone":

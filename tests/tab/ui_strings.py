@@ -12,7 +12,7 @@ from modelsmith import sampling_advice
 from modelsmith.merge.blocks import LAYOUTS, PLAIN
 from modelsmith.merge.guard import CHOICES
 from modelsmith_webui import probing
-from modelsmith_webui.tab import block_editor, convert_words, remedies, words
+from modelsmith_webui.tab import block_editor, convert_words, history_page, remedies, words
 from modelsmith_webui.tab.library_page import COLUMNS
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
@@ -107,6 +107,7 @@ def table_strings() -> Iterator[str]:
     yield from sampling_advice.TEXTS.values()
     yield from probing.TEXTS.values()
     yield from COLUMNS
+    yield from (*history_page.COLUMNS, *history_page.KINDS.values(), *history_page.STATES.values())
     yield from ("Part", "Precision", "Size", "State")
     yield from (STOP_AT_MIX, *CHOICES.values())
     yield from (word for _, word in block_editor.CONTENTS)

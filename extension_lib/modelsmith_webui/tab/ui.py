@@ -10,6 +10,7 @@ from modelsmith_webui.api import PAGE_TOKEN
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.convert_view import ConvertView
+from modelsmith_webui.tab.history_view import HistoryView
 from modelsmith_webui.tab.html import tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
@@ -47,7 +48,11 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
         with gr.Tab("Library", id="library", elem_id="modelsmith_view_library") as library_tab:
             library = LibraryView(host, tr, inspect)
             library.build()
+        with gr.Tab("History", id="history", elem_id="modelsmith_view_history") as history_tab:
+            history = HistoryView(host, tr)
+            history.build()
     library.connect(library_tab, views)
+    history.connect(history_tab, views, merge.filled, merge.fill)
     convert.connect(convert_tab)
     vae.connect(vae_tab)
     links.connect(inspect.file, views, convert, vae)

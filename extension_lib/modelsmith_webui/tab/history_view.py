@@ -1,0 +1,177 @@
+"""The view of what was merged and of what is still to be: history, queue, and the way from a picture to its recipe."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from modelsmith.errors import ModelsmithError
+from modelsmith_webui.background import queue_of
+from modelsmith_webui.history import Entry, history_of
+from modelsmith_webui.host import Host
+from modelsmith_webui.merging import checkpoint_of, free_path, queue_merge, request_again, save_recipe
+from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.history_page import compare_html, entry_html, history_html, queue_html
+from modelsmith_webui.tab.html import notice
+from modelsmith_webui.tab.merge_form import MergeForm
+from modelsmith_webui.tab.plan_page import failure_html
+from modelsmith_webui.tab.recipe_form import form_of
+from modelsmith_webui.tab.texts import Texts
+
+logger = logging.getLogger(__name__)
+Fill = Callable[[MergeForm], list[Any]]
+
+
+class HistoryView:
+    """Rows and their buttons speak through one field out of sight, which the page's script writes."""
+
+    def __init__(self, host: Host, tr: Texts) -> None:
+        self.host, self.tr = host, tr
+        self._filled: list[Any] = []
+        self._fill: Fill = lambda _form: []
+
+    def build(self) -> None:
+        self.queue = gr.HTML("", elem_id="modelsmith_history_queue")
+        with gr.Row(elem_classes=["ms-row", "ms-tools"], elem_id="modelsmith_history_tools"):
+            self.text = unsaved(
+                gr.Textbox(
+                    value="",
+                    label="Model hash or infotext of a picture",
+                    placeholder="shows the merge that made its model",
+                    max_lines=2,
+                    elem_id="modelsmith_history_trace",
+                    scale=4,
+                )
+            )
+            self.look = gr.Button("Look up", elem_id="modelsmith_history_look", elem_classes=["ms-tool"])
+            self.all = gr.Button("Show all", elem_id="modelsmith_history_all", elem_classes=["ms-tool"])
+            self.poll = gr.Button("Follow the queue", elem_id="modelsmith_history_poll")
+        self.detail = gr.HTML("", elem_id="modelsmith_history_detail")
+        self.table = gr.HTML("", elem_id="modelsmith_history_table")
+        asked = gr.Textbox(value="", label="Asked of the history", elem_id="modelsmith_history_asked")
+        self.asked = unsaved(asked)
+        for hidden in (self.poll, self.asked):
+            # Out of sight but in the page: the script presses and writes them.
+            hidden.elem_classes = [*(hidden.elem_classes or []), "ms-out-of-sight"]
+
+    def connect(self, tab: Any, views: Any, filled: Sequence[Any], fill: Fill) -> None:
+        """Wire the view. ``views`` are the tabs; ``fill`` gives the updates of ``filled`` that show a form in Merge."""
+        self._filled, self._fill = list(filled), fill
+        listen(tab.select, self.show, [], [self.queue, self.table])
+        listen(self.all.click, self.show, [], [self.queue, self.table])
+        listen(self.poll.click, self.follow, [], [self.queue, self.table])
+        listen(self.look.click, self.trace, [self.text], [self.table, self.detail])
+        listen(self.asked.change, self.act, [self.asked], [self.queue, self.table, self.detail, views, *self._filled])
+
+    # what is shown
+
+    def show(self) -> list[str]:
+        return [queue_html(queue_of(self.host).jobs(), self.tr), self._table()]
+
+    def follow(self) -> list[Any]:
+        """The queue as it is now; the history too once nothing is under way any more."""
+        jobs = queue_of(self.host).jobs()
+        over = all(job.over for job in jobs)
+        return [queue_html(jobs, self.tr), self._table() if over else gr.update()]
+
+    def trace(self, text: str) -> list[Any]:
+        """The entries behind a model hash or a picture's infotext."""
+        found = history_of(self.host).trace(text or "")
+        if not found:
+            told = self.tr("No merge in the history made that model.")
+            return [gr.update(), notice("info", told)]
+        return [history_html(found, self.tr, [found[0].id]), entry_html(found[0], self.tr)]
+
+    def _table(self, chosen: Sequence[str] = ()) -> str:
+        return history_html(history_of(self.host).entries(), self.tr, chosen)
+
+    # what is done
+
+    def act(self, message: str) -> list[Any]:
+        """Answer a row or a button: ``{"act": ..., "id": ..., "other": ...}``."""
+        try:
+            asked = json.loads(message)
+            name, identifier = str(asked["act"]), str(asked["id"])
+            answer = getattr(self, f"_do_{name}", None)
+        except (ValueError, KeyError, TypeError):
+            return self._answer()
+        if answer is None:
+            return self._answer()
+        try:
+            return answer(identifier, str(asked.get("other") or ""))
+        except (ModelsmithError, OSError) as error:
+            logger.info("%s: %s", name, error)
+            return self._answer(detail=failure_html(error, self.tr))
+
+    def _answer(
+        self, *, detail: Any = None, chosen: Sequence[str] | None = None, form: MergeForm | None = None
+    ) -> list[Any]:
+        """Updates for queue, table, detail, tabs and the Merge view's fields; None leaves a part as it is."""
+        still = gr.update()
+        fields = self._fill(form) if form is not None else [gr.update() for _ in self._filled]
+        return [
+            queue_html(queue_of(self.host).jobs(), self.tr),
+            still if chosen is None else self._table(chosen),
+            still if detail is None else detail,
+            gr.update(selected="merge") if form is not None else gr.update(),
+            *fields,
+        ]
+
+    def _entry(self, identifier: str) -> Entry:
+        return history_of(self.host).entry(identifier)
+
+    def _do_show(self, identifier: str, _other: str) -> list[Any]:
+        return self._answer(detail=entry_html(self._entry(identifier), self.tr), chosen=[identifier])
+
+    def _do_compare(self, identifier: str, other: str) -> list[Any]:
+        found = history_of(self.host).compare(identifier, other)
+        html = compare_html(self._entry(identifier), self._entry(other), found, self.tr)
+        return self._answer(detail=html, chosen=[identifier, other])
+
+    def _do_edit(self, identifier: str, _other: str) -> list[Any]:
+        return self._answer(form=form_of(self.host, checkpoint_of(self._entry(identifier))))
+
+    def _do_again(self, identifier: str, _other: str) -> list[Any]:
+        """Made once more under a name that is free, in the queue."""
+        return self._queued(identifier)
+
+    def _do_file(self, identifier: str, _other: str) -> list[Any]:
+        return self._queued(identifier)
+
+    def _queued(self, identifier: str) -> list[Any]:
+        request = request_again(self.host, checkpoint_of(self._entry(identifier)), "")
+        job = queue_merge(self.host, replace(request, output=free_path(request.output)))
+        text = self.tr("{name} is in the queue; the History view shows how far it has come.").format(name=job.title)
+        return self._answer(detail=notice("done", text))
+
+    def _do_recipe(self, identifier: str, _other: str) -> list[Any]:
+        request = request_again(self.host, checkpoint_of(self._entry(identifier)), "")
+        made = save_recipe(self.host, request, numbered=True)
+        text = self.tr("The recipe {name} is in the checkpoint list. It is merged when it is chosen.")
+        return self._answer(detail=notice("done", text.format(name=made.path.name)), chosen=[])
+
+    def _do_delete(self, identifier: str, _other: str) -> list[Any]:
+        history_of(self.host).delete(identifier)
+        return self._answer(detail="", chosen=[])
+
+    def _do_cancel(self, identifier: str, _other: str) -> list[Any]:
+        queue_of(self.host).cancel(identifier)
+        return self._answer()
+
+    def _do_up(self, identifier: str, _other: str) -> list[Any]:
+        return self._moved(identifier, -1)
+
+    def _do_down(self, identifier: str, _other: str) -> list[Any]:
+        return self._moved(identifier, 1)
+
+    def _moved(self, identifier: str, by: int) -> list[Any]:
+        queue = queue_of(self.host)
+        waiting = [job.id for job in queue.jobs() if job.state == "queued"]
+        if identifier in waiting:
+            queue.move(identifier, waiting.index(identifier) + by)
+        return self._answer()
