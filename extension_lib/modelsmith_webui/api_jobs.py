@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith_webui.api_models import (
+    CompareBody,
     ConvertBody,
     JobAnswer,
     MergeBody,
@@ -19,6 +20,7 @@ from modelsmith_webui.api_models import (
     VaeCheckBody,
     VaeExtractBody,
     VaeFixBody,
+    VerifyBody,
 )
 from modelsmith_webui.background import Background, queue_of
 from modelsmith_webui.host import Host, ModelFile
@@ -59,6 +61,14 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
         """Make a copy ready for others. Result: file, hashes, model cards."""
         return start("publish", body)
 
+    def post_compare(body: CompareBody) -> Any:
+        """Compare two models tensor by tensor. Result: counts, and every tensor that is not equal."""
+        return start("compare", body)
+
+    def post_verify(body: VerifyBody) -> Any:
+        """Check models for damage: header, sizes, values, hashes. Result: each file with its problems."""
+        return start("verify", body)
+
     def post_merge(body: MergeBody) -> Any:
         """Merge checkpoints. Result: file, hash, notices."""
         return start("merge", body)
@@ -83,6 +93,8 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
         ("/convert", post_convert),
         ("/repair", post_repair),
         ("/publish", post_publish),
+        ("/compare", post_compare),
+        ("/verify", post_verify),
         ("/merge", post_merge),
         ("/vae/check", post_check),
         ("/vae/fix", post_fix),

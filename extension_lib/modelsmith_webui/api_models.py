@@ -63,6 +63,22 @@ class PublishBody(_Planned):
     repair: bool = Field(True, description="Mend on the way what can be mended.")
 
 
+class CompareBody(_Body):
+    """Two models tensor by tensor."""
+
+    first: str = Field(description=NAME)
+    second: str = Field(description=NAME)
+
+
+class VerifyBody(_Body):
+    """Models checked for damage."""
+
+    names: list[str] = Field(default_factory=list, description=NAME + " All of the host's where none is named.")
+    read_values: bool = Field(True, description="Read the values too: finds NaN and infinity.")
+    hashes: str = Field("", description="Lines `HASH  NAME`, as sha256sum writes them; SHA-256, AutoV2 or AutoV3.")
+    known_hashes: bool = Field(False, description="Compare with the hash that the host knows, where no line names it.")
+
+
 class MergeBody(_Body):
     """A merge of the host's checkpoints."""
 

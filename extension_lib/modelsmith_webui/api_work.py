@@ -29,6 +29,7 @@ from modelsmith.vae.health import check_header, measure
 from modelsmith.vae.layout import Side, find_vae
 from modelsmith.vae.measure import Watch
 from modelsmith.vae.report import check_json, fix_json, move_json
+from modelsmith_webui.api_checks import compare_work, verify_work
 from modelsmith_webui.background import Work
 from modelsmith_webui.host import Host, JobControl, ModelFile
 from modelsmith_webui.places import make_folder, output_beside, output_of_kind
@@ -294,6 +295,8 @@ PREPARE: Mapping[str, Callable[[Host, Find, Any], Prepared]] = {
     "convert": _convert,
     "repair": _repair,
     "publish": _publish,
+    "compare": lambda host, find, body: Prepared(compare_work(host, find, body)),
+    "verify": lambda host, find, body: Prepared(verify_work(host, find, body)),
     "merge": _merge,
     "vae_check": _vae_check,
     "vae_fix": _vae_fix,

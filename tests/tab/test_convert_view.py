@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -193,6 +194,19 @@ def test_verifying_names_the_damage(view: ConvertView, host: StandaloneHost) -> 
     assert "3 files checked, 1 with faults" in html and UNET in html and "1 NaN" in html
 
 
+def test_verifying_against_a_list_of_hashes(view: ConvertView, host: StandaloneHost) -> None:
+    digest = hashlib.sha256((host.models / DEMO_A).read_bytes()).hexdigest()
+    lines = f"{digest}  {DEMO_A}\n{'0' * 64} *{DEMO_B}\n{digest[:10]}  gone.safetensors\n"
+    both = {"action": "Verify", "file": folder_of(host), "hash_list": lines}
+    assert "2 of 3 hashes belong to these files" in plan(view, **both)
+    html = start(view, **both)
+    assert "2 files checked, 1 with faults" in html and "not one of those expected" in html
+    assert "not among the files: gone.safetensors" in html
+    html = start(view, action="Verify", hash_list=f"{'0' * 64}  {DEMO_B}")
+    assert "no hash of it is known" in html and "0 with faults" in html
+    assert "line 1 of the list holds no hash" in plan(view, action="Verify", hash_list="hello")
+
+
 def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) -> None:
     file = folder_of(host)
     shown = plan(view, file=file, unet="bf16", name="new")
@@ -202,6 +216,22 @@ def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) ->
     assert {f"new/{DEMO_A}", f"new/{DEMO_B}"} <= names(host)
     assert "0 written, 2 skipped, 0 failed" in start(view, file=file, unet="bf16", name="new")
     assert plan(view, file=file, unet="bf16", name="new").count("done before") == 2
+
+
+def test_a_folder_that_was_interrupted_goes_on_where_it_stopped(
+    view: ConvertView, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the second file is written: the first is whole and is not done again."""
+    file = folder_of(host)
+    output = host.models / "new"
+    monkeypatch.setattr(host.jobs, "cancelled", lambda: (output / DEMO_A).exists())
+    assert "Cancelled" in start(view, file=file, unet="bf16", name="new")
+    made = (output / DEMO_A).stat()
+    assert not (output / DEMO_B).exists() and not list(output.glob("*.tmp"))
+    monkeypatch.undo()
+    assert plan(view, file=file, unet="bf16", name="new").count("done before") == 1
+    assert "1 written, 1 skipped, 0 failed" in start(view, file=file, unet="bf16", name="new")
+    assert (output / DEMO_A).stat().st_mtime_ns == made.st_mtime_ns and (output / DEMO_B).exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 import time
@@ -124,6 +125,21 @@ def test_publish(client: TestClient, host: StandaloneHost) -> None:
     assert {"Ready.safetensors", "Ready.md", "Ready.ja.md", "Ready.sha256"} <= names(host)
 
 
+def test_compare_and_verify(client: TestClient, host: StandaloneHost) -> None:
+    found = run(client, "compare", first=DEMO_A, second=DEMO_B)
+    assert found["same"] is False and found["counts"]["different"] == len(found["tensors"]) > 0
+    assert run(client, "compare", first=DEMO_A, second=DEMO_A)["same"] is True
+    digest = hashlib.sha256(next(host.models.rglob(DEMO_A)).read_bytes()).hexdigest()
+    lines = f"{digest}  {DEMO_A}\n{'0' * 10}  {DEMO_B}\n{digest}  gone.safetensors"
+    found = run(client, "verify", hashes=lines)
+    assert found["bad"] == 1 and found["not_found"] == ["gone.safetensors"]
+    by_name = {Path(one["name"]).name: one for one in found["files"]}
+    assert by_name[DEMO_A]["problems"] == [] and by_name[DEMO_A]["sha256"] == digest
+    assert "not one of those expected" in by_name[DEMO_B]["problems"][0]
+    found = run(client, "verify", names=[DEMO_A], read_values=False)
+    assert found["bad"] == 0 and found["files"][0]["hash_checked"] is False
+
+
 def test_merge(client: TestClient, host: StandaloneHost) -> None:
     body: dict[str, Any] = {"models": [DEMO_A, DEMO_B], "parameters": {"alpha": 0.25}, "output": "mixed"}
     assert run(client, "merge", **body)["output"] == "mixed.safetensors"
@@ -162,6 +178,8 @@ def test_vaes_are_checked_cured_and_moved(client: TestClient, host: StandaloneHo
         ("convert", {"name": DEMO_A, "only": "head"}, 404, "unknown part"),
         ("convert", {"name": DEMO_A, "put": {"vae": "/etc/passwd"}}, 404, "unknown model file"),
         ("convert", {"name": DEMO_A, "precison": "fp16"}, 422, "precison"),
+        ("compare", {"first": DEMO_A, "second": "nothing"}, 404, "unknown model file"),
+        ("verify", {"hashes": "hello"}, 422, "line 1 of hashes"),
         ("repair", {"name": DEMO_A, "complete_from": "/etc/passwd"}, 404, "unknown model file"),
         ("publish", {"name": DEMO_A, "output": "a/b"}, 422, "has a path in it"),
         ("merge", {"models": [], "output": "x"}, 422, ""),
@@ -245,7 +263,18 @@ def test_too_many_waiting_jobs_are_refused(host: StandaloneHost) -> None:
 
 def test_the_routes_are_described(client: TestClient) -> None:
     found = client.get("/openapi.json").json()
-    for route in ("convert", "repair", "publish", "merge", "vae/check", "vae/fix", "vae/bake", "vae/extract"):
+    for route in (
+        "convert",
+        "repair",
+        "publish",
+        "compare",
+        "verify",
+        "merge",
+        "vae/check",
+        "vae/fix",
+        "vae/bake",
+        "vae/extract",
+    ):
         post = found["paths"][f"{V1}/{route}"]["post"]
         assert len(post["description"]) > 20
         assert "$ref" in str(post["requestBody"]) and "StartedAnswer" in str(post["responses"]["200"])

@@ -189,14 +189,19 @@ def not_finite(node: Node) -> tuple[int, int]:
 
 
 def read_hash_list(path: Path) -> dict[str, frozenset[str]]:
-    """Hashes by file name from a text as ``sha256sum`` writes it: ``HASH  NAME``, or ``NAME HASH``, one a line.
-
-    Raises BadFileError where it cannot be read, UsageError for a line that holds no hash.
-    """
+    """Hashes by file name from a file, as for :func:`parse_hash_list`. Raises BadFileError where it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadFileError(path, f"the list of hashes cannot be read ({error})", "Check the file") from error
+    return parse_hash_list(text, str(path))
+
+
+def parse_hash_list(text: str, origin: str = "the list") -> dict[str, frozenset[str]]:
+    """Hashes by file name from a text as ``sha256sum`` writes it: ``HASH  NAME``, or ``NAME HASH``, one a line.
+
+    origin: what the error names. Raises UsageError for a line that holds no hash.
+    """
     found: dict[str, frozenset[str]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -206,7 +211,7 @@ def read_hash_list(path: Path) -> dict[str, frozenset[str]]:
         pairs = ((first, rest), (last[2], last[0]))
         pair = next(((digest.lower(), name) for digest, name in pairs if _is_hash(digest) and name.strip()), None)
         if pair is None:
-            raise UsageError(f"line {number} of {path} holds no hash and name", "Write HASH  NAME on each line")
+            raise UsageError(f"line {number} of {origin} holds no hash and name", "Write HASH  NAME on each line")
         name = Path(pair[1].strip().removeprefix("*").rstrip(":").strip()).name
         found[name] = found.get(name, frozenset()) | {pair[0]}
     return found

@@ -63,6 +63,7 @@ class ConvertForm:
     other: str | None = None
     check_values: bool = True
     check_hash: bool = False
+    hash_list: str = ""
     name: str = ""
     overwrite: bool = False
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelsmith.convert.card import CardFacts, model_card
+from modelsmith.convert.compare import parse_hash_list
 from modelsmith.convert.folder import Journal, Task, job_id, plan_folder
 from modelsmith.convert.hashes import Hashes
 from modelsmith.convert.jobs import ConvertPlan, plan_convert, repair
@@ -31,7 +32,7 @@ def plan_html(form: ConvertForm, host: Host, tr: Texts) -> str:
     if not files:
         return notice("info", tr("Choose a file to see what would be done."))
     if form.what == "verify":
-        return _frame(tr("What will be checked"), _verify(files, tr))
+        return _frame(tr("What will be checked"), _verify(form, files, tr))
     if len(files) > 1:
         return _frame(tr("What will be made"), _many(form, host, files, tr))
     file = files[0]
@@ -172,9 +173,12 @@ def other_file(form: ConvertForm, host: Host) -> ModelFile:
     return found[0]
 
 
-def _verify(files: Sequence[ModelFile], tr: Texts) -> str:
+def _verify(form: ConvertForm, files: Sequence[ModelFile], tr: Texts) -> str:
     total = sum(file.path.stat().st_size for file in files)
-    return facts([(tr("Files"), str(len(files))), (tr("Size"), size_text(total))])
+    listed = parse_hash_list(form.hash_list)
+    found = sum(file.path.name in listed for file in files)
+    told = tr("{found} of {count} hashes belong to these files", found=found, count=len(listed)) if listed else ""
+    return facts([(tr("Files"), str(len(files))), (tr("Size"), size_text(total)), (tr("Hashes"), told)])
 
 
 def folder_tasks(form: ConvertForm, host: Host, files: Sequence[ModelFile]) -> tuple[list[Task], Journal]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from modelsmith.convert.casts import Loss
-from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare
+from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare, parse_hash_list
 from modelsmith.convert.folder import Outcome, Task, run_folder
 from modelsmith.convert.jobs import convert, repair
 from modelsmith.convert.publish import Published, publish
@@ -122,27 +122,30 @@ def _difference_row(one: Difference, tr: Texts) -> str:
 
 
 def _verify(form: ConvertForm, host: Host, control: JobControl, tr: Texts, files: Sequence[ModelFile]) -> str:
+    listed = parse_hash_list(form.hash_list)
     checked: list[tuple[ModelFile, Checked, bool]] = []
     for number, file in enumerate(files):
         control.report(number / len(files), f"{number + 1} / {len(files)} · {file.path.name}")
         if control.cancelled():
             raise Cancelled
         known = host.cached_sha256(file) if form.check_hash else None
-        expected = frozenset({known}) if known else None
-        result = check_file(file.path, values=form.check_values, expected=expected, cancelled=control.cancelled)
-        checked.append((file, result, form.check_hash and known is None))
+        expected = listed.get(file.path.name, frozenset({known} if known else ()))
+        result = check_file(file.path, values=form.check_values, expected=expected or None, cancelled=control.cancelled)
+        checked.append((file, result, bool(form.check_hash or listed) and not expected))
     bad = sum(bool(result.problems) for _, result, _ in checked)
+    missing = sorted(set(listed) - {file.path.name for file in files})
     text = tr("{count} files checked, {bad} with faults.", count=len(files), bad=bad)
     rows = "".join(_checked_row(file, result, unknown, tr) for file, result, unknown in checked)
     head = tag("tr", "".join(text_tag("th", tr(name)) for name in ("File", "State")))
-    return notice("warning" if bad else "done", text) + tag(
-        "table", tag("thead", head) + tag("tbody", rows), "ms-parts"
-    )
+    told = notice("warning" if bad else "done", text)
+    if missing:
+        told += notice("info", tr("In the list, but not among the files: {names}.", names=", ".join(missing[:SHOWN])))
+    return told + tag("table", tag("thead", head) + tag("tbody", rows), "ms-parts")
 
 
 def _checked_row(file: ModelFile, result: Checked, unknown: bool, tr: Texts) -> str:
     if not result.problems:
-        state = tr("sound; the host knows no hash of it") if unknown else tr("sound")
+        state = tr("sound; no hash of it is known") if unknown else tr("sound")
         return row(cell(file.path.name), cell(state, "ms-grade-proof"))
     lines = "".join(text_tag("div", problem) for problem in result.problems[:SHOWN])
     if len(result.problems) > SHOWN:

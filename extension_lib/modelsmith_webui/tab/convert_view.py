@@ -72,12 +72,13 @@ class ConvertView:
     def _check(self, name: str, label: str, *, value: bool = False) -> None:
         self._add(name, gr.Checkbox(value=value, label=label, elem_id=f"modelsmith_convert_{name}"))
 
-    def _text(self, name: str, label: str, placeholder: str, *, visible: bool = True) -> None:
+    def _text(self, name: str, label: str, placeholder: str, *, visible: bool = True, lines: int = 1) -> None:
         box = gr.Textbox(
             value="",
             label=label,
             placeholder=placeholder,
-            max_lines=1,
+            lines=lines,
+            max_lines=1 if lines == 1 else 12,
             visible=visible,
             elem_id=f"modelsmith_convert_{name}",
         )
@@ -123,6 +124,9 @@ class ConvertView:
         with self._group("verify"):
             self._check("check_values", "Read the values too (finds NaN)", value=True)
             self._check("check_hash", "Compare with the hash that the host knows")
+            self._text(
+                "hash_list", "Compare with these hashes", "HASH  NAME on each line, as in a .sha256 file", lines=3
+            )
 
     def _group(self, name: str) -> Any:
         self.groups[name] = gr.Column(visible=name == "convert", elem_id=f"modelsmith_convert_group_{name}")
