@@ -1,10 +1,14 @@
-"""How fast a merge is beside the floor of the same bytes, and how much memory it takes, all in one run.
+"""How fast a merge is beside the floor of the same bytes and beside sd-mecha, and how much memory it takes.
 
-    python tests/bench/merge_bench.py --dir DIR [--size full|mini] [--runs 3] [--cold]
+    python tests/bench/merge_bench.py --dir DIR [--size full|mini] [--runs 3] [--cold] [--peer-python PYTHON]
+    python tests/bench/merge_bench.py --dir DIR --huge
 
 Writes SDXL files with true key names and random fp16 values into DIR (full: 6.9 GB each, three of them; mini: the
-true keys at a narrow width), measures, prints a table as Markdown, and removes the files. Ratios within one run tell
-something; seconds tell about the machine.
+true keys at a narrow width), measures in interleaved runs, prints a table as Markdown, and removes the files. Ratios
+within one run tell something; seconds tell about the machine. CPU seconds are of the job alone, without the imports
+before it. PYTHON is an interpreter that has sd-mecha.
+
+--huge merges two sparse files with FLUX.2's keys, of 17, 33 and 64 GB each, and drops the output.
 """
 
 from __future__ import annotations
@@ -13,158 +17,84 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "extension_lib")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from host.checkpoints import SDXL, clip_text, open_clip_text, unet, vae  # noqa: E402
-from modelsmith.files.output import OutputFile, aligned_buffer  # noqa: E402
+from bench_tools import (
+    LIBRARY,
+    TESTS,
+    Row,
+    anonymous,
+    flux2_names,
+    names,
+    prepare,
+    read_all,
+    run_worker,
+    show,
+    timed,
+    write_all,
+    write_model,
+    write_sparse,
+)
 
-CHUNK = 8 << 20
+__all__ = ["TESTS", "Row", "anonymous", "names", "read_all", "show", "timed", "write_all"]
 
-WORKER = """
-import json, sys, time
+START = """
+import json, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from modelsmith.merge.engine import run_merge
+task = json.loads(sys.argv[2])
+def cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+"""
+WORKER = (
+    START
+    + """
+from modelsmith.merge.engine import merge_into, run_merge
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.request import EngineOptions, MergeRequest
-task = json.loads(sys.argv[2])
-started = time.monotonic()
+from modelsmith.merge.sinks import NullSink
+wall, before = time.monotonic(), cpu()
 models = tuple(Path(path) for path in task["models"])
 known = {path: f"{number:064x}" for number, path in enumerate(models, 1)} if task["hashes_known"] else {}
 plan = plan_merge(MergeRequest(models, task["method"], Path(task["output"]), parameters=task["parameters"],
-                  block_weights=task["blocks"], overwrite=True, known_hashes=known))
-result = run_merge(plan, options=EngineOptions(threads=task["threads"]))
-usage = __import__("resource").getrusage(0)
-print(json.dumps({"wall": time.monotonic() - started, "cpu": usage.ru_utime + usage.ru_stime}))
+                  block_weights=task["blocks"], overwrite=True, known_hashes=known), writes=not task["drop"])
+if task["drop"]:
+    merge_into(plan, NullSink(sum(job.entry.nbytes for job in plan.jobs)), threads=task["threads"])
+else:
+    run_merge(plan, options=EngineOptions(threads=task["threads"]))
+print(json.dumps({"wall": time.monotonic() - wall, "cpu": cpu() - before}))
 """
+)
+PEER = (
+    START
+    + """
+import os
+sys.stderr = open(os.devnull, "w")
+import sd_mecha
+wall, before = time.monotonic(), cpu()
+a, *others = (sd_mecha.model(path) for path in task["models"])
+alpha = task["parameters"]["alpha"]
+if task["method"] == "weighted_sum":
+    recipe = sd_mecha.weighted_sum(a, others[0], alpha=alpha)
+else:
+    recipe = sd_mecha.add_difference(a, *others, alpha=alpha)
+sd_mecha.merge(recipe, output=task["output"], merge_device="cpu", merge_dtype=torch.float32,
+               output_dtype=torch.float16)
+print(json.dumps({"wall": time.monotonic() - wall, "cpu": cpu() - before}))
+"""
+)
+Task = dict[str, object]
 
 
-@dataclass
-class Row:
-    """One line of the table: what was done, and every run of it."""
-
-    name: str
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    anonymous: list[float] = field(default_factory=list)
-
-
-def names(size: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an SDXL checkpoint, whole or narrow."""
-    full = size == "full"
-    entries: list[Iterator[tuple[str, tuple[int, ...]]]] = [
-        unet(SDXL, 320 if full else 64),
-        vae(128 if full else 32),
-        clip_text("conditioner.embedders.0.transformer.text_model", 768, 12 if full else 2),
-        open_clip_text("conditioner.embedders.1.model", 1280, 32 if full else 2),
-    ]
-    return {name: shape for part in entries for name, shape in part}
-
-
-def write_model(path: Path, size: str, seed: int) -> int:
-    """Write one fp16 model without holes; returns its bytes."""
-    import numpy as np
-
-    shapes = names(size)
-    header: dict[str, object] = {}
-    offset = 0
-    for name, shape in sorted(shapes.items()):
-        end = offset + 2 * prod(shape)
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    random = np.random.default_rng(seed)
-    block = (random.standard_normal(16 << 20, np.float32) * 0.03).astype(np.float16).tobytes()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        left = offset
-        while left:
-            shift = int(random.integers(0, len(block) // 4)) & ~1
-            left -= file.write(memoryview(block)[shift : shift + min(left, len(block) - shift)])
-        file.flush()
-        os.fsync(file.fileno())
-    return path.stat().st_size
-
-
-def read_all(paths: list[Path]) -> None:
-    """Read files from front to end, in large pieces, into memory that is used again."""
-    buffer = memoryview(bytearray(CHUNK))
-    for path in paths:
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
-
-
-def write_all(path: Path, size: int) -> None:
-    """Write a file of this size as fast as the engine's own output goes, and flush it."""
-    output = OutputFile(path, size, overwrite=True)
-    buffer = aligned_buffer(CHUNK)
-    buffer[:] = os.urandom(CHUNK)
-    for offset in range(0, size, CHUNK):
-        output.write_at(buffer[: min(CHUNK, size - offset)], offset)
-    output.commit()
-
-
-def forget(paths: list[Path]) -> None:
-    """Drop clean pages of these files from the page cache."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
-def anonymous(pid: int) -> float:
-    """Anonymous memory of a process in GB, 0 once it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon"):
-                return int(line.split()[1]) * 1024 / 1e9
-    except (OSError, ValueError, IndexError):
-        pass
-    return 0.0
-
-
-def merge(row: Row, task: dict[str, object]) -> None:
-    """Run one merge in a process of its own, sampling its memory."""
-    command = [sys.executable, "-c", WORKER, str(TESTS.parent / "extension_lib"), json.dumps(task)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, anonymous(process.pid))
-        time.sleep(0.01)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    if process.returncode:
-        raise SystemExit(f"the merge failed with {process.returncode}")
-    found = json.loads(text)
-    row.wall.append(found["wall"])
-    row.cpu.append(found["cpu"])
-    row.anonymous.append(peak)
-
-
-def timed(row: Row, work: Callable[[], None]) -> None:
-    """Run one floor."""
-    wall, cpu = time.monotonic(), time.process_time()
-    work()
-    row.wall.append(time.monotonic() - wall)
-    row.cpu.append(time.process_time() - cpu)
-
-
-def tasks(models: list[Path], output: Path, threads: int) -> dict[str, dict[str, object]]:
+def tasks(models: list[Path], output: Path, threads: int) -> dict[str, Task]:
     """The merges that are measured."""
     two, three = [str(path) for path in models[:2]], [str(path) for path in models]
-    common: dict[str, object] = {"output": str(output), "blocks": {}, "threads": threads, "hashes_known": True}
+    common: Task = {"output": str(output), "blocks": {}, "threads": threads, "hashes_known": True, "drop": False}
     weighted = {"models": two, "method": "weighted_sum"}
     return {
         "weighted sum 0.5, output hashed": {**common, **weighted, "parameters": {"alpha": 0.5}},
@@ -177,15 +107,9 @@ def tasks(models: list[Path], output: Path, threads: int) -> dict[str, dict[str,
     }  # fmt: skip
 
 
-def show(rows: list[Row], floors: dict[str, float]) -> None:
-    """Print the table."""
-    print("\n| what | wall s (median) | runs | CPU s | anonymous GB | ratio to its floor |\n|---|---|---|---|---|---|")
-    for row in rows:
-        wall = statistics.median(row.wall)
-        memory = f"{max(row.anonymous):.2f}" if row.anonymous else ""
-        ratio = f"{wall / floors[row.name]:.2f}" if row.name in floors else ""
-        runs = ", ".join(f"{value:.2f}" for value in row.wall)
-        print(f"| {row.name} | {wall:.2f} | {runs} | {statistics.median(row.cpu):.2f} | {memory} | {ratio} |")
+def worker(python: str, code: str, task: Task) -> list[str]:
+    """The command that runs one task in a process of its own."""
+    return [python, "-c", code, str(LIBRARY), json.dumps(task)]
 
 
 def main() -> None:
@@ -197,11 +121,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before every step")
     parser.add_argument("--only", default="", help="measure only merges with this in their name")
+    parser.add_argument("--peer-python", metavar="PYTHON", help="also merge with sd-mecha, which this interpreter has")
+    parser.add_argument("--huge", action="store_true", help="sparse inputs of up to 64 GB, output dropped, instead")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     models = [arguments.dir / f"bench-{letter}.safetensors" for letter in "abc"]
     output = arguments.dir / "bench-out.safetensors"
     try:
+        if arguments.huge:
+            measure_huge(models, output, arguments)
+            return
         sizes = [write_model(path, arguments.size, seed) for seed, path in enumerate(models)]
         print(f"{sizes[0]:,} bytes a model, {len(names(arguments.size))} tensors, {os.cpu_count()} cores")
         measure(models, output, arguments)
@@ -214,6 +143,13 @@ def measure(models: list[Path], output: Path, arguments: argparse.Namespace) -> 
     """The floors and the merges, ``runs`` times, one after the other."""
     size = models[0].stat().st_size
     work = {name: task for name, task in tasks(models, output, arguments.threads).items() if arguments.only in name}
+    commands = {name: worker(sys.executable, WORKER, task) for name, task in work.items()}
+    if arguments.peer_python:
+        for name in ("weighted sum 0.5, output hashed", "add difference 1.0, output hashed"):
+            if name in work:
+                peer = f"sd-mecha: {name.partition(',')[0]}"
+                work[peer] = work[name]
+                commands[peer] = worker(arguments.peer_python, PEER, work[name])
     floors = {
         "floor: read 2": lambda: read_all(models[:2]),
         "floor: read 3": lambda: read_all(models),
@@ -222,24 +158,35 @@ def measure(models: list[Path], output: Path, arguments: argparse.Namespace) -> 
     rows = {name: Row(name) for name in (*floors, *work)}
     for _ in range(arguments.runs):
         for name, floor in floors.items():
-            prepare(models, arguments.cold)
+            prepare(models, [output], arguments.cold)
             timed(rows[name], floor)
-        for name, task in work.items():
-            prepare(models, arguments.cold)
-            merge(rows[name], task)
+        for name, command in commands.items():
+            prepare(models, [output], arguments.cold)
+            run_worker(rows[name], command)
     middle = {name: statistics.median(row.wall) for name, row in rows.items()}
     write = middle["floor: write + fsync 1"]
     limits = {name: middle[f"floor: read {len(list(task['models']))}"] + write for name, task in work.items()}  # type: ignore[call-overload]
     print("page cache: " + ("cold" if arguments.cold else "as far as it fits, warm"))
-    show(list(rows.values()), limits)
+    show(rows.values(), limits)
 
 
-def prepare(models: list[Path], cold: bool) -> None:
-    """Bring the page cache into the wanted state."""
-    if cold:
-        forget(models)
-    else:
-        read_all(models)
+def measure_huge(models: list[Path], output: Path, arguments: argparse.Namespace) -> None:
+    """Merge sparse files of three sizes, the output dropped; time is to be linear in bytes, memory the same."""
+    print(f"sparse inputs, output dropped, {os.cpu_count()} cores")
+    rows: list[Row] = []
+    seconds: list[str] = []
+    for single in (4, 20, 48):
+        sizes = [write_sparse(path, flux2_names(single)) for path in models[:2]]
+        row = Row(f"weighted sum 0.5 of two files of {sizes[0] / 1e9:.1f} GB")
+        task: Task = {"models": [str(path) for path in models[:2]], "method": "weighted_sum", "output": str(output),
+                      "parameters": {"alpha": 0.5}, "blocks": {}, "threads": arguments.threads,
+                      "hashes_known": True, "drop": True}  # fmt: skip
+        for _ in range(arguments.runs):
+            run_worker(row, worker(sys.executable, WORKER, task))
+        rows.append(row)
+        seconds.append(f"{statistics.median(row.wall) / sizes[0] * 1e9:.2f}")
+    show(rows, {})
+    print(f"wall seconds per GB of output: {', '.join(seconds)}")
 
 
 if __name__ == "__main__":
