@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -50,6 +54,46 @@ def test_convert_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
     made = load_file(app.models / "modelsmith-demo-a-fp8_e4m3.safetensors")
     assert made["model.diffusion_model.middle_block.0.in_layers.2.weight"].dtype == torch.float8_e4m3fn
     assert any("fp8_e4m3" in name for name in tab.choices("modelsmith_convert_file"))
+
+
+def hold_first_answer(tab: ModelsmithPage) -> list[Any]:
+    """Keep the next question that the page asks the server, until it is let go on."""
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    tab.page.route(re.compile(r"/(queue/join|run/predict|api/predict)"), hold)
+    return held
+
+
+@pytest.mark.parametrize("moment", ["after the choice", "while the list is open"])
+def test_a_choice_made_while_the_list_arrives_is_kept(app: App, tab: ModelsmithPage, moment: str) -> None:
+    """Opening the view asks for the files that are there now; whoever chooses before the answer keeps the choice."""
+    tab.open(app.url)
+    held = hold_first_answer(tab)
+    tab.view("convert")
+    field = tab.part("modelsmith_convert_file").locator("input").first
+    field.click()
+    entry = tab.page.locator("ul.options li:visible").filter(has_text=DEMO_B).first
+    entry.wait_for()
+    assert len(held) == 1, "the view asked for nothing"
+    if moment == "while the list is open":
+        with tab.page.expect_response(lambda answer: "/queue/" in answer.url or "/run/" in answer.url):
+            held[0].continue_()
+        tab.page.wait_for_timeout(1500)
+    entry.click(timeout=3000)
+    radio(tab, "modelsmith_convert_unet", "bf16")
+    if moment == "after the choice":
+        tab.page.wait_for_timeout(500)
+        held[0].continue_()
+    tab.wait_text("modelsmith_convert_plan", "modelsmith-demo-b-bf16.safetensors")
+    tab.page.wait_for_timeout(1500)
+    assert DEMO_B in tab.field("modelsmith_convert_file").input_value()
+    assert "modelsmith-demo-b-bf16.safetensors" in tab.text("modelsmith_convert_plan")
 
 
 def test_repair_shows_what_is_wrong_and_mends_it(app: App, tab: ModelsmithPage) -> None:
