@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -23,7 +24,8 @@ from modelsmith.files.dtypes import dtype, torch_dtype
 from modelsmith.files.tensors import RangeFile
 from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions
 from modelsmith.lora.stack import LoraStack
-from modelsmith.merge.guard import Notice
+from modelsmith.merge.device import choose_device, pinned_buffer
+from modelsmith.merge.guard import Notice, notice
 from modelsmith.merge.kernels import Kernel, all_finite, copy_values, keep_memory
 from modelsmith.merge.pieces import Pieces, Shared
 from modelsmith.merge.plan import MergePlan, TensorJob
@@ -52,6 +54,7 @@ def run_merge(
     started = time.monotonic()
     options = options or EngineOptions()
     plan = settled(plan, cancelled)
+    device = choose_device(options.device, plan.method)
     known = plan.hashes()
     streamed = UNKNOWN_HASH in known
     keep_memory()
@@ -70,7 +73,7 @@ def run_merge(
         hashes = _input_hashes(plan, sources, known)
         entries = [job.entry for job in plan.jobs]
         writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))
-        run = _Run(plan, sources, _lora(plan, stack), writer, hashes)
+        run = _Run(plan, sources, _lora(plan, stack), writer, hashes, device)
         _work(run, threads, _Reporter(progress, cancelled, writer.data_bytes, started))
         final = tuple(
             hashes[_only_file(source)].finish() if digest == UNKNOWN_HASH and _is_single(source) else digest
@@ -185,10 +188,11 @@ class _Run:
     lora: LoraStack | None
     writer: Sink
     hashes: dict[RangeFile, InputHash]
+    device: torch.device | None = None
     errors: list[BaseException] = field(default_factory=list[BaseException])
     done: int = 0
     guard: threading.Lock = field(default_factory=threading.Lock)
-    found: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    found: dict[tuple[str, str], Notice] = field(default_factory=dict[tuple[str, str], Notice])
 
     def __post_init__(self) -> None:
         self.segments = Segments(self.plan.jobs)
@@ -196,7 +200,7 @@ class _Run:
 
     def _repaired(self, job: TensorJob) -> None:
         path = str(self.plan.inputs[job.operands[0].model].path)
-        self.note(path, job.entry.name, "was damaged and has been repaired (0, 1, 2 …)")
+        self.note(path, job.entry.name, notice("warning", "repaired", file=path, tensor=job.entry.name))
 
     def check_unchanged(self) -> None:
         """Raise BadFileError where an input or a LoRA changed since it was opened."""
@@ -212,15 +216,12 @@ class _Run:
         for digest in self.hashes.values():
             digest.stop()
 
-    def note(self, place: str, key: str, problem: str) -> None:
+    def note(self, place: str, key: str, problem: Notice) -> None:
         with self.guard:
             self.found.setdefault((place, key), problem)
 
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(
-            Notice("warning", f"{place}: tensor {key!r} {problem}")
-            for (place, key), problem in sorted(self.found.items())
-        )
+        return tuple(self.found[place] for place in sorted(self.found))
 
 
 def _work(run: _Run, threads: int, reporter: _Reporter) -> None:
@@ -269,8 +270,8 @@ def _worker(run: _Run, ready: threading.Barrier) -> None:
     torch.get_num_threads()  # a thread's first question settles its number; later changes elsewhere leave it alone
     ready.wait()
     try:
-        kernel = Kernel(run.plan.method)
-        reader = ChunkReader(run.sources, run.hashes)
+        kernel = Kernel(run.plan.method, run.device)
+        reader = ChunkReader(run.sources, run.hashes, partial(pinned_buffer, device=run.device))
         while (chunk := run.writer.acquire()) is not None:
             _fill(run, kernel, reader, chunk)
             length = len(chunk.view)
@@ -311,6 +312,8 @@ def _explain_one(run: _Run, job: TensorJob, tensors: list[Tensor]) -> None:
     if not tensors:
         culprits = [op for op in job.operands if not all_finite(run.sources[op.model].load(op.name))]
     for operand in culprits:
-        run.note(str(run.plan.inputs[operand.model].path), operand.name, "has values that are NaN or infinite")
+        path = str(run.plan.inputs[operand.model].path)
+        run.note(path, operand.name, notice("warning", "not-finite", file=path, tensor=operand.name))
     if not culprits:
-        run.note("the result", job.entry.name, f"has values too large for {dtype(job.entry.dtype).label}")
+        label = dtype(job.entry.dtype).label
+        run.note("", job.entry.name, notice("warning", "too-large", tensor=job.entry.name, dtype=label))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from modelsmith.files.dtypes import torch_dtype
+from modelsmith.merge.device import DeviceWork
 from modelsmith.merge.methods import MethodSpec
 from modelsmith.merge.methods.basic import split_weight
 
@@ -45,11 +46,15 @@ def working_type(output: str, operands: Sequence[Tensor]) -> torch.dtype:
 
 
 class Kernel:
-    """Computes pieces for one thread; it owns the scratch memory that they share."""
+    """Computes pieces for one thread; it owns the scratch memory that they share.
 
-    def __init__(self, method: MethodSpec) -> None:
+    device: where to compute instead of on the CPU in tiles.
+    """
+
+    def __init__(self, method: MethodSpec, device: torch.device | None = None) -> None:
         self.method = method
         self._function: Callable[..., Any] = method.function()
+        self._device = None if device is None else DeviceWork(device, self._function)
         self._scratch: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def _buffer(self, slot: int, kind: torch.dtype, size: int) -> Tensor:
@@ -67,6 +72,9 @@ class Kernel:
         """
         lerps = self._lerps(operands, output, parameters)
         kind = working_type(output_type, operands)
+        if self._device is not None:
+            self._device.elements(operands, output, kind, store, parameters)
+            return all_finite(output)
         finite = True
         for start in range(0, output.numel(), TILE):
             pieces = [operand[start : start + TILE] for operand in operands]
@@ -132,6 +140,8 @@ class Kernel:
     def whole(self, operands: Sequence[Tensor], output_type: str, parameters: Mapping[str, float]) -> Tensor:
         """The method on tensors of any shape, not yet rounded."""
         kind = working_type(output_type, operands)
+        if self._device is not None:
+            return self._device.whole(operands, kind, parameters)
         result: Tensor = self._function(*(operand.to(kind) for operand in operands), **parameters)
         return result
 

@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,10 +99,16 @@ class Group:
 class ChunkReader:
     """Reads the operands of segments for one thread."""
 
-    def __init__(self, sources: Sequence[WeightSource], hashes: Mapping[RangeFile, InputHash]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[WeightSource],
+        hashes: Mapping[RangeFile, InputHash],
+        allocate: Callable[[int], memoryview] = aligned_buffer,
+    ) -> None:
         self._sources = sources
         self._hashes = hashes
-        self._arena = aligned_buffer(4096)
+        self._allocate = allocate
+        self._arena = allocate(4096)
 
     def read(self, segments: Sequence[Segment], turn: int) -> list[Group]:
         """The operands of all segments, in groups; they are valid until the next call.
@@ -119,7 +125,7 @@ class ChunkReader:
                         end = self._place(reads, segment, operand, end)
                         places[number, slot] = end - segment.length * _width(operand)
         if len(self._arena) < end:
-            self._arena = aligned_buffer(end + (-end % (1 << 20)))
+            self._arena = self._allocate(end + (-end % (1 << 20)))
         for read in reads:
             read.file.read_ahead(read.offset + read.length)
             read.file.read_into(self._arena[read.place : read.place + read.length], read.offset)

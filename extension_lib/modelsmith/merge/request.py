@@ -90,13 +90,16 @@ class MergeResult:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run a merge; none of it changes a byte of the output.
+    """How to run a merge; nothing but the device changes a byte of the output.
 
     threads: workers that read, compute and write; 0 chooses by the number of cores. chunk_bytes: of the output; at
     2 MiB the operands and the result of a chunk stay in the processor's cache between reading, computing, hashing and
     writing (8 MiB took a third more processor time).
+    device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (``device.choose_device`` says what it takes). A GPU may round a
+    last bit otherwise than a CPU does.
     """
 
     threads: int = 0
     chunk_bytes: int = 2 << 20
     direct: bool = True
+    device: str = "cpu"

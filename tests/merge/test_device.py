@@ -1,0 +1,53 @@
+"""The path through a device of its own, run on the CPU device here: what a GPU would be asked to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from merge.reference import compare
+from modelsmith.errors import UsageError
+from modelsmith.merge import engine as engine_module
+from modelsmith.merge.device import choose_device
+from modelsmith.merge.engine import run_merge
+from modelsmith.merge.methods import get_method
+from modelsmith.merge.plan import plan_merge
+from modelsmith.merge.request import EngineOptions, MergeRequest
+
+Models = tuple[Path, Path, Path]
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "add_difference", "slerp"])
+def test_a_merge_through_a_device(abc: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    models = abc if method == "add_difference" else abc[:2]
+    direct, through = tmp_path / "direct.safetensors", tmp_path / "through.safetensors"
+    run_merge(plan_merge(MergeRequest(models, method, direct, {"alpha": 0.3})))
+    monkeypatch.setattr(engine_module, "choose_device", lambda *_: torch.device("cpu"))
+    options = EngineOptions(2, 12288, device="cuda")
+    run_merge(plan_merge(MergeRequest(models, method, through, {"alpha": 0.3})), options=options)
+    one, other = load_file(str(direct)), load_file(str(through))
+    assert one.keys() == other.keys()
+    if method == "slerp":
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        return
+    worst, _ = compare(through, models, lambda _, t: t[0] + (t[1] - (t[2] if len(t) == 3 else t[0])) * 0.3)
+    assert worst <= 0.502
+
+
+def test_devices_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, whole, seeded = get_method("weighted_sum"), get_method("slerp"), get_method("dare")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("cpu", plain) is None and choose_device("auto", whole) is None
+    with pytest.raises(UsageError, match="no GPU"):
+        choose_device("cuda", plain)
+    with pytest.raises(UsageError, match="unknown"):
+        choose_device("gpu", plain)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device("auto", plain) is None and choose_device("auto", whole) == torch.device("cuda")
+    assert choose_device("cuda:0", plain) == torch.device("cuda:0") and choose_device("cuda", seeded) is None
+    with pytest.raises(UsageError, match="cuda:1"):
+        choose_device("cuda:1", plain)
