@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith_webui.api_models import (
     CompareBody,
     ConvertBody,
+    DifferenceBody,
     JobAnswer,
     MergeBody,
     PublishBody,
     RepairBody,
+    ReplayBody,
     StartedAnswer,
     VaeBakeBody,
     VaeCheckBody,
@@ -22,15 +24,11 @@ from modelsmith_webui.api_models import (
     VaeFixBody,
     VerifyBody,
 )
+from modelsmith_webui.api_recipes import add_recipe_routes, refused
 from modelsmith_webui.background import Background, queue_of
 from modelsmith_webui.host import Host, ModelFile
 
 Find = Callable[[list[ModelFile], str], ModelFile]
-
-
-def _refused(error: ModelsmithError) -> HTTPException:
-    status = 404 if isinstance(error, UnknownNameError) else 422
-    return HTTPException(status, {"error": error.message, "remedy": error.remedy})
 
 
 def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
@@ -45,9 +43,9 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
             prepared = api_work.PREPARE[kind](host, find, body)
             if getattr(body, "dry_run", False) and prepared.plan is not None:
                 return {"plan": prepared.plan()}
-            return {"job": background.start(kind, prepared.work).to_json()}
+            return {"job": background.start(kind, prepared.work, prepared.title).to_json()}
         except ModelsmithError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     def post_convert(body: ConvertBody) -> Any:
         """Write a model anew: format, precision per part, pruned, layout, parts. Result: file, sizes, hash, losses."""
@@ -70,8 +68,16 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
         return start("verify", body)
 
     def post_merge(body: MergeBody) -> Any:
-        """Merge checkpoints. Result: file, hash, notices."""
+        """Merge checkpoints. Result: file, hash, notices. With `dry_run` the plan alone."""
         return start("merge", body)
+
+    def post_difference(body: DifferenceBody) -> Any:
+        """Compare B, or B − C, with A block by block. Result: relative L2, cosine and largest change of each block."""
+        return start("difference", body)
+
+    def post_replay(body: ReplayBody) -> Any:
+        """Make a recipe into a file: of a recipe checkpoint, of a history entry, or given. The bytes are the same."""
+        return start("replay", body)
 
     def post_check(body: VaeCheckBody) -> Any:
         """What a VAE is, how that is known, whether it runs in fp16; with `measure` each layer's largest value."""
@@ -96,6 +102,8 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
         ("/compare", post_compare),
         ("/verify", post_verify),
         ("/merge", post_merge),
+        ("/difference", post_difference),
+        ("/recipe/replay", post_replay),
         ("/vae/check", post_check),
         ("/vae/fix", post_fix),
         ("/vae/bake", post_bake),
@@ -103,6 +111,7 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
     ):
         router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
     _add_following(router, background)
+    add_recipe_routes(router, host, find)
 
 
 def _add_following(router: APIRouter, background: Background) -> None:
@@ -115,14 +124,14 @@ def _add_following(router: APIRouter, background: Background) -> None:
         try:
             return background.job(job_id).to_json()
         except UnknownNameError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     def post_cancel(job_id: str) -> Any:
         """Ask a job to stop. It ends as `cancelled` a moment later; nothing half-written is kept."""
         try:
             return background.cancel(job_id).to_json()
         except UnknownNameError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     router.add_api_route("/jobs", get_jobs, methods=["GET"], response_model=list[JobAnswer])
     router.add_api_route("/jobs/{job_id}", get_job, methods=["GET"], response_model=JobAnswer)

@@ -79,6 +79,14 @@ class VerifyBody(_Body):
     known_hashes: bool = Field(False, description="Compare with the hash that the host knows, where no line names it.")
 
 
+class LoraBody(_Body):
+    """A LoRA to bake in."""
+
+    name: str = Field(description="A LoRA by the name that the host's own list has; never a path.")
+    strength: float = 1.0
+    blocks: str = Field("", description="Weights for single blocks, as NAME=value.")
+
+
 class MergeBody(_Body):
     """A merge of the host's checkpoints."""
 
@@ -86,11 +94,52 @@ class MergeBody(_Body):
     method: str = Field("weighted_sum", description="A method's id, as `modelsmith merge --help` lists them.")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Values of the method's parameters.")
     block_weights: dict[str, str] = Field(default_factory=dict, description="Parameter to its weights for each block.")
+    rules: dict[str, str] = Field(default_factory=dict, description="Parameter to rules for single tensors.")
+    finetune: str = Field("", description="Adjustments after the merge.")
+    loras: list[LoraBody] = Field(default_factory=list, description="LoRAs baked into the result.")
+    component_precision: dict[str, str] = Field(
+        default_factory=dict, description="unet, text_encoder, vae to a precision of its own."
+    )
     output: str = Field(description="Name of the new file, without a folder.")
-    precision: HALF | None = Field(None, description="As model A where it is left out.")
+    precision: str | None = Field(None, description="fp32, fp16, bf16, fp8_…; as model A where it is left out.")
     allow_prediction_mix: str | None = Field(None, description="Needed to mix prediction types; see the error.")
     overwrite: bool = Field(False, description="Replace a file of that name.")
     dry_run: bool = Field(False, description="Only say what would be done; the answer has `plan` and no job.")
+
+
+class _Recipe(_Body):
+    name: str = Field("", description="A checkpoint that holds a recipe: a recipe checkpoint, or a merged file.")
+    history: str = Field("", description="Or the id of a history entry.")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="Or the recipe itself.")
+
+
+class ReplayBody(_Recipe):
+    """A recipe made into a file."""
+
+    output: str = Field("", description="Name of the new file, without a folder; the recipe's where it is left out.")
+    overwrite: bool = Field(False, description="Replace a file of that name.")
+    dry_run: bool = Field(False, description="Only say what would be done; the answer has `plan` and no job.")
+
+
+class RecipeBody(MergeBody, _Recipe):
+    """A merge kept as a recipe checkpoint: the fields of a merge, or a recipe."""
+
+    models: list[str] = Field(default_factory=list, description="Checkpoints A, B, C … by name; empty with a recipe.")
+    output: str = Field("", description="Name of the recipe checkpoint, without a folder.")
+
+
+class DifferenceBody(_Body):
+    """How far B, or B − C, is from A."""
+
+    a: str = Field(description=NAME)
+    b: str = Field(description=NAME)
+    c: str = Field("", description=NAME)
+
+
+class MoveBody(_Body):
+    """A new place for a job that waits."""
+
+    place: int = Field(ge=0, description="Among those that wait; 0 runs next.")
 
 
 class _Vae(_Body):

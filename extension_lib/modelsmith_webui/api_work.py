@@ -17,9 +17,6 @@ from modelsmith.convert.write import WriteOptions, WriteResult
 from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.header import read_header
 from modelsmith.files.names import output_path
-from modelsmith.merge.engine import run_merge
-from modelsmith.merge.plan import plan_merge
-from modelsmith.merge.request import MergeProgress, MergeRequest
 from modelsmith.vae.bake import BakeRequest, ExtractRequest, run_bake, run_extract
 from modelsmith.vae.calibration import CalibrationOptions
 from modelsmith.vae.company import with_company
@@ -30,8 +27,10 @@ from modelsmith.vae.layout import Side, find_vae
 from modelsmith.vae.measure import Watch
 from modelsmith.vae.report import check_json, fix_json, move_json
 from modelsmith_webui.api_checks import compare_work, verify_work
+from modelsmith_webui.api_merge import difference_work, merge_request, plan_of, replay_request
 from modelsmith_webui.background import Work
 from modelsmith_webui.host import Host, JobControl, ModelFile
+from modelsmith_webui.merging import merge_work
 from modelsmith_webui.places import make_folder, output_beside, output_of_kind
 from modelsmith_webui.vae_hints import hints
 
@@ -44,6 +43,7 @@ class Prepared:
 
     work: Work
     plan: Callable[[], dict[str, Any]] | None = None
+    title: str = ""
 
 
 def _writing(control: JobControl, overwrite: bool) -> WriteOptions:
@@ -175,46 +175,6 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
     return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
 
 
-def _merge(host: Host, find: Find, body: Any) -> Prepared:
-    known = host.checkpoints()
-    files = [find(known, name) for name in body.models]
-    request = MergeRequest(
-        models=tuple(file.path for file in files),
-        method=body.method,
-        output=output_path(host.checkpoint_folder(), body.output),
-        parameters=body.parameters,
-        block_weights=body.block_weights,
-        known_hashes={file.path: digest for file in files if (digest := host.cached_sha256(file))},
-        names={file.path: file.name for file in files},
-        dtype=body.precision,
-        overwrite=body.overwrite,
-        allow_prediction_mix=body.allow_prediction_mix,
-    )
-    planned = plan_merge(request)
-
-    def plan() -> dict[str, Any]:
-        notices = [{"level": found.level, "text": found.text} for found in planned.notices]
-        return {"output": request.output.name, "bytes_out": planned.output_bytes, "notices": notices}
-
-    def work(control: JobControl) -> dict[str, Any]:
-        def show(progress: MergeProgress) -> None:
-            done, total = progress.done_bytes, max(1, progress.total_bytes)
-            control.report(done / total, f"{done:,} of {total:,} bytes")
-
-        # Planned anew: the files may have changed while the job waited.
-        result = run_merge(plan_merge(request), show, control.cancelled)
-        notices = [{"level": found.level, "text": found.text} for found in result.notices]
-        return {
-            "output": result.path.name,
-            "bytes_out": result.bytes,
-            "sha256": result.sha256,
-            "seconds": round(result.seconds, 2),
-            "notices": notices,
-        }
-
-    return Prepared(work, plan)
-
-
 def _calibration(body: Any) -> CalibrationOptions:
     return CalibrationOptions(body.latents, body.size, body.seed)
 
@@ -291,6 +251,20 @@ def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
     return Prepared(work)
 
 
+def _merge(host: Host, find: Find, body: Any) -> Prepared:
+    request = merge_request(host, find, body)
+    return Prepared(merge_work(host, request), plan_of(request), request.output.name)
+
+
+def _difference(host: Host, find: Find, body: Any) -> Prepared:
+    return Prepared(difference_work(host, find, body))
+
+
+def _replay(host: Host, find: Find, body: Any) -> Prepared:
+    request = replay_request(host, find, body)
+    return Prepared(merge_work(host, request), plan_of(request), request.output.name)
+
+
 PREPARE: Mapping[str, Callable[[Host, Find, Any], Prepared]] = {
     "convert": _convert,
     "repair": _repair,
@@ -298,6 +272,8 @@ PREPARE: Mapping[str, Callable[[Host, Find, Any], Prepared]] = {
     "compare": lambda host, find, body: Prepared(compare_work(host, find, body)),
     "verify": lambda host, find, body: Prepared(verify_work(host, find, body)),
     "merge": _merge,
+    "difference": _difference,
+    "replay": _replay,
     "vae_check": _vae_check,
     "vae_fix": _vae_fix,
     "vae_bake": _vae_bake,

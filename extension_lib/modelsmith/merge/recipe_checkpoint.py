@@ -172,15 +172,13 @@ def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: 
     """
     name, wanted = str(model.get("file", model.get("name"))), model.get("sha256")
     known = next((one for one in checkpoint.inputs if one.get("file") == model.get("file")), {})
-    sha256 = wanted if wanted and wanted != UNKNOWN_HASH else known.get("sha256")
+    sha256: str | None = wanted if wanted and wanted != UNKNOWN_HASH else known.get("sha256")
     size, mark = known.get("size", model.get("size")), known.get("fingerprint")
     namesakes = [path for path in sources.files if path.name == name]
     for path in (*namesakes, *sources.files):
         if sha256 and sources.hashes.get(path) == sha256:
             return path
-        if not path.is_file() or path.stat().st_size != size:
-            continue
-        if fingerprint(path) == mark if mark else sha256 is not None and sha256_of(path) == sha256:
+        if path.is_file() and size in (None, path.stat().st_size) and _is(path, mark, sha256, named=path.name == name):
             return path
     if namesakes:
         raise BadFileError(
@@ -193,6 +191,13 @@ def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: 
         f"its model {name} ({size:,} bytes) is missing" if isinstance(size, int) else f"its model {name} is missing",
         "Put it into a folder of models and refresh the list; under another name it is found too",
     )
+
+
+def _is(path: Path, mark: str | None, sha256: str | None, *, named: bool) -> bool:
+    """Whether a file of the right size is the one that is meant; its name decides where nothing else is known."""
+    if mark:
+        return fingerprint(path) == mark
+    return sha256_of(path) == sha256 if sha256 else named
 
 
 def request_for(checkpoint: RecipeCheckpoint, sources: Sources, output: Path | None = None) -> MergeRequest:

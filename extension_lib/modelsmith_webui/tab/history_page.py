@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from modelsmith.errors import UnknownNameError
 from modelsmith.merge.methods import get_method
 from modelsmith_webui.background import Job
 from modelsmith_webui.history import Entry
 from modelsmith_webui.tab.html import facts, notice, size_text, tag, text_tag
-from modelsmith_webui.tab.recipe_form import weights_text
 from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 
 KINDS = {"merge": "merged file", "recipe": "recipe checkpoint"}
 STATES = {"queued": "waits", "running": "runs", "done": "done", "failed": "failed", "cancelled": "cancelled"}
 COLUMNS = ("When", "File", "Made with", "Models", "Hash")
+
+
+def weights_text(weights: object) -> str:
+    """Block weights of a recipe as the text that the editor reads."""
+    if not isinstance(weights, Mapping):
+        return str(weights or "")
+    known = cast("Mapping[str, Any]", weights)
+    return ",".join(f"{name}={float(value):g}" for name, value in known.items())
 
 
 def method_label(entry: Entry, tr: Texts) -> str:

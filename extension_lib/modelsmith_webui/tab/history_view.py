@@ -20,7 +20,6 @@ from modelsmith_webui.tab.history_page import compare_html, entry_html, history_
 from modelsmith_webui.tab.html import notice
 from modelsmith_webui.tab.merge_form import MergeForm
 from modelsmith_webui.tab.plan_page import failure_html
-from modelsmith_webui.tab.recipe_form import form_of
 from modelsmith_webui.tab.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,8 @@ class HistoryView:
         return self._answer(detail=html, chosen=[identifier, other])
 
     def _do_edit(self, identifier: str, _other: str) -> list[Any]:
-        return self._answer(form=form_of(self.host, checkpoint_of(self._entry(identifier))))
+        request = request_again(self.host, checkpoint_of(self._entry(identifier)), "")
+        return self._answer(form=MergeForm.from_request(request, self.host))
 
     def _do_again(self, identifier: str, _other: str) -> list[Any]:
         """Made once more under a name that is free, in the queue."""
