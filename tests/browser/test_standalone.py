@@ -119,7 +119,7 @@ def test_bars_and_text_stay_in_step(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     tab.view("merge")
     tab.models(DEMO_A)
-    bars = tab.page.locator("#modelsmith_editor_alpha .ms-bar")
+    bars = tab.page.locator("#modelsmith_editor .ms-bars-main .ms-bar")
     bars.nth(25).wait_for()
     assert bars.count() == 26
     bars.nth(3).focus()
@@ -128,12 +128,12 @@ def test_bars_and_text_stay_in_step(app: App, tab: ModelsmithPage) -> None:
     assert text.input_value().split(",")[2:5] == ["0.5", "1", "0.5"]
     text.fill(",".join(["0.25"] * 26))
     tab.page.wait_for_function(
-        "document.querySelectorAll('#modelsmith_editor_alpha .ms-bar')[3].getAttribute('aria-valuenow') === '0.25'"
+        "document.querySelectorAll('#modelsmith_editor .ms-bar')[3].getAttribute('aria-valuenow') === '0.25'"
     )
-    tab.page.locator("#modelsmith_editor_alpha select").select_option("GRAD_V")
+    tab.page.locator("#modelsmith_editor select").select_option("GRAD_V")
     assert text.input_value().startswith("0,1,0.9167")
     tab.screenshot("standalone-blocks")
-    tab.page.locator("#modelsmith_editor_alpha .ms-mini").last.click()
+    tab.page.locator("#modelsmith_editor .ms-mini").get_by_text("Clear").click()
     assert text.input_value() == ""
 
 
@@ -141,8 +141,8 @@ def test_painting_across_the_bars(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     tab.view("merge")
     tab.models(DEMO_A)
-    tab.page.locator("#modelsmith_editor_alpha .ms-bar").nth(25).wait_for()
-    tracks = tab.page.locator("#modelsmith_editor_alpha .ms-bar-track")
+    tab.page.locator("#modelsmith_editor .ms-bars-main .ms-bar").nth(25).wait_for()
+    tracks = tab.page.locator("#modelsmith_editor .ms-bars-main .ms-bar-track")
     first, last = tracks.nth(1).bounding_box(), tracks.nth(12).bounding_box()
     assert first and last
     tab.page.mouse.move(first["x"] + 5, first["y"] + first["height"] - 1)

@@ -371,7 +371,7 @@ def test_a_recipe_fills_the_fields_again(host: StandaloneHost) -> None:
     updates = dict(zip(field_names(), filled, strict=False))
     again = MergeForm.from_values([updates[name].get("value") for name in field_names()])
     assert again.models[:2] == (DEMO_A, DEMO_B) and again.precision == "bf16" and again.dtypes["vae"] == "fp32"
-    assert again.block_texts["alpha"].startswith("0,1,0.9167") and again.block_texts["alpha"].endswith("CLIP=0.9")
+    assert again.block_texts["alpha"].startswith("0,1,0.91666") and again.block_texts["alpha"].endswith("CLIP=0.9")
     view.merge("task(x)", *values(**(dict(zip(field_names(), again.values(), strict=True)) | {"name": "again"})))
     one, two = (load_file(str(host.models / f"{name}.safetensors")) for name in ("mixed", "again"))
     assert all(one[key].equal(two[key]) for key in one)

@@ -93,10 +93,15 @@ class MergeView:
                 )
             )
         self.own["precision"] = gr.Radio(
-            choices=list(PRECISIONS), value="as model A", label="Output precision", elem_id="modelsmith_precision"
+            choices=list(PRECISIONS),
+            value="as model A",
+            label="Output precision",
+            elem_id="modelsmith_precision",
+            elem_classes=["ms-pills"],
         )
 
     def _build_output(self) -> None:
+        self.plan = gr.HTML(self._hint(), elem_id="modelsmith_plan")
         self.own["mix"] = unsaved(
             gr.Radio(
                 choices=[STOP_AT_MIX, *CHOICES.values()],
@@ -104,9 +109,9 @@ class MergeView:
                 label="When prediction types would be mixed",
                 visible=False,
                 elem_id="modelsmith_mix",
+                elem_classes=["ms-pills"],
             )
         )
-        self.plan = gr.HTML(self._hint(), elem_id="modelsmith_plan")
         with gr.Row(elem_classes=["ms-row", "ms-run"]):
             self.start = gr.Button("Merge", variant="primary", elem_id="modelsmith_merge_start")
             self.cancel = gr.Button("Cancel", elem_id="modelsmith_merge_cancel")
@@ -152,7 +157,9 @@ class MergeView:
         listen(self.asked.change, self.take_remedy, [self.asked, *self.inputs], self.filled)
         outputs = [*self.slots.lists, self.result]
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots.lists])
-        listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)
+        done = listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)
+        # The name may be taken now, and the time that a merge takes is known.
+        listen(done.then, self.show_plan, ticketed, [self.plan, self.own["mix"]])
         listen(self.cancel.click, self.host.interrupt)
         listen(self.queue.click, self.enqueue, ticketed, [self.result], js="modelsmithPlan")
         listen(self.unsaved_merge.click, self.write_recipe, ticketed, outputs, js="modelsmithPlan")

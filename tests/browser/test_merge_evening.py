@@ -1,0 +1,247 @@
+"""A newcomer's first evening with the Merge view: weights, the guard and its remedy, a merge, a recipe, a queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from browser.conftest import App
+from browser.page_object import ModelsmithPage
+
+DEMO_A, DEMO_B = "modelsmith-demo-a", "modelsmith-demo-b"
+CHECKPOINTS = 1000
+
+
+def open_merge(app: App, tab: ModelsmithPage, *models: str) -> None:
+    tab.open(app.url)
+    tab.view("merge")
+    tab.models(*(models or (DEMO_A, DEMO_B)))
+    bars(tab).nth(25).wait_for()
+
+
+def bars(tab: ModelsmithPage) -> Any:
+    return tab.page.locator("#modelsmith_editor .ms-bars-main .ms-bar")
+
+
+def planned(tab: ModelsmithPage) -> None:
+    """Wait for the summary of a merge that can be done."""
+    tab.page.locator("#modelsmith_plan .ms-plan").wait_for()
+
+
+def press(tab: ModelsmithPage, name: str) -> None:
+    tab.page.locator("#modelsmith_editor button").get_by_text(name, exact=True).click()
+
+
+def row(tab: ModelsmithPage, name: str = "alpha") -> list[float]:
+    """The numbers in the text field, without blocks that are named."""
+    text = tab.field(f"modelsmith_blocks_{name}").input_value()
+    return [float(item) for item in text.split(",") if item and "=" not in item]
+
+
+def test_weights_without_a_mouse(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    keys = tab.page.keyboard
+    bars(tab).nth(1).focus()
+    keys.press("Home")
+    keys.press("ArrowRight")
+    keys.type("0.35")
+    keys.press("Enter")
+    keys.press("ArrowRight")
+    keys.type("75")
+    keys.press("ArrowRight")
+    assert row(tab)[:5] == [0.5, 0.0, 0.35, 0.75, 0.5]
+    keys.press("Control+z")
+    assert row(tab)[:4] == [0.5, 0.0, 0.35, 0.5]
+    keys.press("Control+y")
+    assert row(tab)[:4] == [0.5, 0.0, 0.35, 0.75]
+    bars(tab).nth(1).focus()
+    keys.press("Shift+ArrowRight")
+    keys.press("Shift+ArrowRight")
+    press(tab, "Invert")
+    assert row(tab)[:5] == [0.5, 1.0, 0.65, 0.25, 0.5]
+    handle = tab.page.get_by_role("slider", name="All of OUT")
+    handle.focus()
+    keys.type("0.2")
+    keys.press("Enter")
+    assert row(tab)[14:] == [0.2] * 12
+    assert bars(tab).nth(25).get_attribute("aria-valuenow") == "0.2"
+    side = tab.page.locator('#modelsmith_editor [data-block="CLIP"]')
+    side.focus()
+    keys.press("End")
+    assert tab.field("modelsmith_blocks_alpha").input_value().endswith(",CLIP=1")
+    keys.press("Delete")
+    assert "CLIP" not in tab.field("modelsmith_blocks_alpha").input_value()
+
+
+def test_curve_tools_bend_the_whole_run(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    tab.field("modelsmith_blocks_alpha").fill(",".join(["0.5", "0", *["0.9"] * 23, "1"]))
+    tab.page.wait_for_timeout(700)
+    press(tab, "Line")
+    assert row(tab)[1:4] == [0.0, 0.0417, 0.0833] and row(tab)[25] == 1.0
+    press(tab, "Ease")
+    eased = row(tab)
+    assert eased[1] == 0.0 and eased[13] == 0.5 and eased[2] < 0.01 and eased[0] == 0.5
+    press(tab, "Mirror")
+    assert row(tab)[1:] == eased[:0:-1]
+    press(tab, "Invert")
+    assert row(tab)[1:] == pytest.approx(eased[1:], abs=2e-4)
+    press(tab, "Scale")
+    assert row(tab)[25] == 0.5
+    before = row(tab)
+    press(tab, "Smooth")
+    assert max(row(tab)[1:]) < max(before[1:])
+    for _ in range(6):
+        press(tab, "Undo")
+    assert row(tab)[1:4] == [0.0, 0.9, 0.9]
+
+
+def test_text_of_other_tools_is_understood(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    paste = """text => {
+        const data = new DataTransfer();
+        data.setData("text/plain", text);
+        const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+        document.querySelector("#modelsmith_editor .ms-bar").dispatchEvent(event);
+    }"""
+    tab.page.evaluate(paste, "MY_PRESET\t" + ",".join(["0.25"] * 26))
+    assert row(tab) == [0.25] * 26
+    tab.page.evaluate(paste, "[" + " ".join(["0.5"] * 25) + "]")
+    assert len(row(tab)) == 0 or row(tab)[1:] == [0.5] * 25
+    tab.page.evaluate(paste, "GRAD_V")
+    assert row(tab)[:3] == [0.0, 1.0, 0.9167]
+    tab.page.evaluate(paste, "no weights at all")
+    tab.page.locator("#modelsmith_editor .ms-blocks-said").get_by_text("These are no weights").wait_for()
+    folded = """text => {
+        const order = ["BASE", ...Array.from({length: 9}, (u, i) => "IN0" + i), "M00",
+            ...Array.from({length: 9}, (u, i) => "OUT0" + i), "VAE"];
+        const data = {order, fold: true, presets: {}, names: new Set(order), run: []};
+        return window.ModelsmithWeights.write(window.ModelsmithWeights.pasted(text, data), data);
+    }"""
+    text = ",".join(str(number) for number in range(26))
+    assert tab.page.evaluate(folded, text) == ",".join(str(n) for n in [*range(10), *range(13, 23), 0])
+
+
+def test_layers_presets_of_ones_own_and_the_map(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    tab.choose("modelsmith_method", "Triple sum")
+    layer = tab.page.locator("#modelsmith_editor .ms-layer").get_by_text("Beta")
+    layer.wait_for()
+    layer.click()
+    tab.page.locator("#modelsmith_editor select").select_option("GRAD_A")
+    assert row(tab, "beta")[1:3] == [0.0, 0.0833] and row(tab, "alpha") == []
+    press(tab, "Save as preset")
+    tab.page.keyboard.type("evening")
+    tab.page.keyboard.press("Enter")
+    kept = app.models / ".modelsmith" / "block-presets.json"
+    end = time.monotonic() + 10
+    while not kept.exists() and time.monotonic() < end:
+        tab.page.wait_for_timeout(100)
+    assert list(json.loads(kept.read_text())) == ["evening"]
+    tab.open(app.url)
+    tab.view("merge")
+    tab.models(DEMO_A, DEMO_B)
+    tab.page.locator("#modelsmith_editor select").select_option("own:evening")
+    assert row(tab)[1:3] == [0.0, 0.0833]
+    tab.page.locator("#modelsmith_difference_start").click()
+    tab.wait_text("modelsmith_difference_result", "B against A")
+    tab.page.locator("#modelsmith_editor .ms-with-map").wait_for()
+    hot = tab.page.locator("#modelsmith_editor .ms-bar-heat").evaluate_all("all => all.map(one => +one.style.opacity)")
+    assert max(hot) > 0.5 > min(hot)
+    bars(tab).nth(5).focus()
+    assert "differs by" in tab.page.locator("#modelsmith_editor .ms-blocks-info").inner_text()
+    tab.screenshot("standalone-difference")
+
+
+def test_the_guard_refuses_and_its_remedy_is_one_click_away(app: App, tab: ModelsmithPage) -> None:
+    tensors = load_file(app.models / f"{DEMO_B}.safetensors")
+    save_file(tensors, app.models / "demo-v-pred.safetensors", {"modelspec.prediction_type": "v"})
+    open_merge(app, tab, DEMO_A, "demo-v-pred")
+    tab.page.locator("#modelsmith_plan .ms-warning").wait_for()
+    assert "v-prediction" in tab.text("modelsmith_plan")
+    tab.screenshot("standalone-guard")
+    tab.page.locator('#modelsmith_plan [data-remedy^="preset:OUT_FROM"]').click()
+    planned(tab)
+    assert "FINAL=" in tab.field("modelsmith_blocks_alpha").input_value()
+    tab.field("modelsmith_blocks_alpha").fill("")
+    tab.page.locator('#modelsmith_plan [data-remedy="difference"]').click()
+    tab.page.locator("#modelsmith_slot_c").wait_for(state="visible")
+    tab.wait_text("modelsmith_method_formula", "B − C")
+    assert tab.field("modelsmith_parameter_alpha").input_value() == "1"
+    tab.choose("modelsmith_model_c", f"{DEMO_A}.safetensors")
+    planned(tab)
+    assert "v-prediction" in tab.text("modelsmith_plan")
+
+
+def test_a_lora_row_a_merge_and_its_recipe(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    tab.page.locator("#modelsmith_loras_panel").get_by_text("LoRAs to bake in").click()
+    tab.page.locator("#modelsmith_lora_rows button").get_by_text("Add a LoRA").click()
+    tab.page.keyboard.type("nowhere")
+    tab.page.keyboard.press("Tab")
+    tab.wait_text("modelsmith_plan", "nowhere")
+    tab.page.locator("#modelsmith_lora_rows button[aria-label=Remove]").click()
+    planned(tab)
+    tab.page.locator("#modelsmith_editor select").select_option("GRAD_V")
+    tab.field("modelsmith_output_name").fill("evening")
+    tab.wait_text("modelsmith_plan", "evening.safetensors")
+    tab.start()
+    assert "evening.safetensors" in tab.wait_result("ms-done")
+    tab.wait_text("modelsmith_plan", "exists already")
+    tab.page.locator('#modelsmith_plan [data-remedy="another"]').click()
+    tab.wait_text("modelsmith_plan", "evening-2.safetensors")
+    press(tab, "Clear")
+    tab.choose("modelsmith_model_b", "evening")
+    badge = tab.page.locator("#modelsmith_model_b_badge .ms-recipe")
+    badge.locator("summary").click()
+    badge.get_by_text("Put this recipe into the fields").click()
+    tab.page.wait_for_function(
+        "document.querySelector('#modelsmith_blocks_alpha textarea').value.startsWith('0,1,0.9167')"
+    )
+    assert DEMO_B in tab.part("modelsmith_model_b").locator("input").first.input_value()
+    tab.page.locator("#modelsmith_merge_recipe").click()
+    assert "Choosing it merges in memory" in tab.wait_result("ms-done")
+    tab.field("modelsmith_output_name").fill("queued")
+    tab.wait_text("modelsmith_plan", "queued.safetensors")
+    tab.page.locator("#modelsmith_merge_queue").click()
+    tab.wait_text("modelsmith_result", "is in the queue")
+    end = time.monotonic() + 30
+    while not (app.models / "queued.safetensors").exists() and time.monotonic() < end:
+        tab.page.wait_for_timeout(200)
+    one, two = (load_file(app.models / f"{name}.safetensors") for name in ("evening", "queued"))
+    assert all(one[key].equal(two[key]) for key in one)
+
+
+def test_first_paint_with_a_thousand_checkpoints(app: App, tab: ModelsmithPage) -> None:
+    """How soon the view is painted after the click; printed, for a busy machine says little about a quiet one."""
+    source = app.models / f"{DEMO_A}.safetensors"
+    names = [app.models / f"many-{number:04d}.safetensors" for number in range(CHECKPOINTS)]
+    for name in names:
+        name.hardlink_to(source)
+    try:
+        tab.open(app.url)
+        tab.page.wait_for_timeout(2000)
+        milliseconds = tab.page.evaluate(
+            """() => new Promise(done => {
+                const tabs = document.querySelectorAll('#modelsmith_views > .tab-nav > button');
+                const begun = performance.now();
+                tabs[1].click();
+                const look = () => {
+                    const view = document.querySelector('#modelsmith_view_merge');
+                    if (view && view.offsetHeight > 0) {
+                        requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - begun)));
+                    } else requestAnimationFrame(look);
+                };
+                look();
+            })"""
+        )
+        print(f"first paint of Merge with {CHECKPOINTS} checkpoints: {milliseconds:.0f} ms")
+        tab.choose("modelsmith_model_a", "many-0007")
+        tab.page.locator("#modelsmith_model_a_badge .ms-badge").first.wait_for()
+    finally:
+        for name in names:
+            name.unlink()
