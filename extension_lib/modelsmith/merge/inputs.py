@@ -12,6 +12,8 @@ from modelsmith.files.dtypes import dtype
 from modelsmith.files.header import FileHeader, TensorInfo, read_header
 from modelsmith.files.tensors import FileStamp
 from modelsmith.merge.guard import InputPrediction
+from modelsmith.merge.message_table import TERMS
+from modelsmith.merge.messages import bad_file, told
 from modelsmith.merge.weights import PlainView, WeightSource, plain_view
 
 if TYPE_CHECKING:
@@ -19,16 +21,6 @@ if TYPE_CHECKING:
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MERGEABLE = ("checkpoint", "diffusion_model", "vae", "text_encoder")
-_KINDS = {
-    "lora": "a LoRA",
-    "controlnet": "a ControlNet",
-    "textual_inversion": "a textual inversion embedding",
-    "hypernetwork": "a hypernetwork",
-    "vae": "a VAE",
-    "text_encoder": "a text encoder",
-    "diffusion_model": "a diffusion model",
-    "checkpoint": "a checkpoint",
-}
 
 
 @dataclass(frozen=True)
@@ -115,18 +107,14 @@ def open_inputs(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[Merge
 def _check_kind(one: MergeInput) -> None:
     kind = one.report.kind
     if one.report.recipe:
-        raise BadFileError(
-            one.path, f"model {one.letter} is a recipe checkpoint, which holds no weights", "Save it as a file first"
-        )
+        raise bad_file(one.path, "recipe-as-model", letter=one.letter)
     if kind in MERGEABLE:
         return
     if kind == "unsafe":
-        raise BadFileError(one.path, "its pickle asks for more than tensors", "Get the model as .safetensors")
-    if kind in _KINDS:
-        raise BadFileError(
-            one.path, f"model {one.letter} is {_KINDS[kind]}, not a checkpoint", "Choose a checkpoint here"
-        )
-    raise BadFileError(one.path, f"model {one.letter} is of no known kind", "Choose a checkpoint that Inspect names")
+        raise bad_file(one.path, "unsafe-pickle")
+    if kind in TERMS:
+        raise bad_file(one.path, "not-a-checkpoint", letter=one.letter, kind=f"@{kind}")
+    raise bad_file(one.path, "unknown-kind", letter=one.letter)
 
 
 def _check_precision(one: MergeInput) -> None:
@@ -142,26 +130,18 @@ def _check_precision(one: MergeInput) -> None:
             quantized = one.report.quantization or "packed integers"
             break
     if quantized:
-        raise BadFileError(
-            one.path,
-            f"model {one.letter} is quantised ({quantized})",
-            "Use its fp16, bf16, fp32 or fp8 form, or one in NF4, FP4 or GGUF",
-        )
+        raise bad_file(one.path, "quantised", letter=one.letter, scheme=quantized)
 
 
 def _check_pair(first: MergeInput, other: MergeInput) -> None:
     kinds = (first.report.kind, other.report.kind)
     if kinds[0] != kinds[1] and not set(kinds) <= {"checkpoint", "diffusion_model"}:
-        raise MergeError(
-            f"{first.path} is {_KINDS[kinds[0]]} and {other.path} is {_KINDS[kinds[1]]}",
-            "Merge models of one kind",
-        )
+        named = {"first_kind": f"@{kinds[0]}", "other_kind": f"@{kinds[1]}"}
+        raise told(MergeError, "kinds-differ", first=first.path, other=other.path, **named)
     ours, theirs = _architectures(first), _architectures(other)
     if ours and theirs and not ours & theirs:
-        raise MergeError(
-            f"{first.path} is {_label(first)} and {other.path} is {_label(other)}: their tensors do not correspond",
-            "Merge models of one architecture",
-        )
+        named = {"first_name": _label(first), "other_name": _label(other)}
+        raise told(MergeError, "architectures-differ", first=first.path, other=other.path, **named)
 
 
 def _architectures(one: MergeInput) -> set[str]:
@@ -170,4 +150,4 @@ def _architectures(one: MergeInput) -> set[str]:
 
 
 def _label(one: MergeInput) -> str:
-    return one.report.architecture or " or ".join(one.report.candidates) or "of unknown architecture"
+    return one.report.architecture or " or ".join(one.report.candidates) or "@unknown-architecture"

@@ -273,6 +273,20 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
         ("model {letter} is of no known kind", "モデル {letter} の種類がわかりません"),
         ("Choose a checkpoint that Inspect names", "「調べる」で名前が表示されるチェックポイントを選んでください"),
     ),
+    "recipe-as-model": (
+        (
+            "model {letter} is a recipe checkpoint, which holds no weights",
+            "モデル {letter} はレシピだけのファイルで、重みを含みません",
+        ),
+        ("Save it as a file first", "先に通常のファイルとして保存してください"),
+    ),
+    "quantised": (
+        ("model {letter} is quantised ({scheme})", "モデル {letter} は量子化されています({scheme})"),
+        (
+            "Use its fp16, bf16, fp32 or fp8 form, or one in NF4, FP4 or GGUF",
+            "fp16・bf16・fp32・fp8、または NF4・FP4・GGUF の形式のものを使ってください",
+        ),
+    ),
     "kinds-differ": (
         (
             "{first} is {first_kind} and {other} is {other_kind}",

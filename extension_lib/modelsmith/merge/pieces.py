@@ -106,6 +106,11 @@ class Pieces:
 
     def _wide(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
         """The values before they are rounded."""
+        wide = self._merged(job, first, length, kernel)
+        return wide if job.adjust is None else job.adjust.apply(wide)
+
+    def _merged(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
+        """The values as merged, with the LoRAs on them."""
         if length < count(job.entry.shape) or (job.action in ("copy", "elements") and not job.lora):
             return self._rows(job, first, length, kernel)
         tensors = [self._shared.sources[operand.model].load(operand.name) for operand in job.operands]

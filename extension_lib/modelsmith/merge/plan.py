@@ -17,12 +17,15 @@ from modelsmith.files.writer import Entry, build_header
 from modelsmith.markers import MARKERS
 from modelsmith.merge.blocks import BASE, BlockLayout, layout_for, parse_weights, weights_from_list
 from modelsmith.merge.extras import decoded_notices, plan_loras
-from modelsmith.merge.guard import Notice, Verdict, Weights, judge
+from modelsmith.merge.finetune import Adjustment, adjustments
+from modelsmith.merge.guard import Notice, Verdict, Weights, judge, notice
 from modelsmith.merge.inputs import LETTERS, MergeInput, open_inputs
+from modelsmith.merge.messages import told
 from modelsmith.merge.methods import MethodSpec, get_method
 from modelsmith.merge.precision import PRECISIONS, OutputTypes, check_precisions
 from modelsmith.merge.recipe import UNKNOWN_HASH, RecipeParts, build_metadata
 from modelsmith.merge.request import BlockWeights, MergeRequest
+from modelsmith.merge.rules import RuledValues, apply_rules
 
 Action = Literal["copy", "elements", "whole", "widen", "position_ids", "scale", "empty"]
 
@@ -50,7 +53,7 @@ class TensorJob:
     action: ``copy`` the only operand; ``elements``: the method value by value; ``whole``: the method on whole
     tensors; ``widen``: an input convolution with 9 or 8 channels with one of 4; ``position_ids``: 0, 1, 2 …;
     ``scale``: the scale of ``base``, a weight in scaled fp8; ``empty``: a marker.
-    lora: a LoRA changes the tensor. scaled: it is divided by its scale.
+    lora: a LoRA changes the tensor. scaled: it is divided by its scale. adjust: what is done to it after all else.
     """
 
     entry: Entry
@@ -61,11 +64,13 @@ class TensorJob:
     lora: bool = False
     scaled: bool = False
     base: TensorJob | None = None
+    adjust: Adjustment | None = None
 
     @property
     def pieced(self) -> bool:
         """Whether the tensor is computed apart from the chunks (``merge.pieces``)."""
-        return self.lora or self.scaled or self.action not in ("copy", "elements")
+        changed = self.lora or self.scaled or self.adjust is not None
+        return changed or self.action not in ("copy", "elements")
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,10 @@ def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
     layout = layout_for(inputs[0].report.architecture, inputs[0].header.tensors)
     parameters = method.fill(request.parameters)
     blocks = _block_weights(request, method, layout, parameters)
-    weights = _guard_weights(method, blocks, layout, parameters)
+    ruled = apply_rules(request.rules, method, layout, inputs[0].header.tensors)
+    weights = _guard_weights(method, _with_rules(blocks, ruled, layout, inputs[0]), layout, parameters)
     verdict = judge([one.prediction for one in inputs], method.effect, weights, request.allow_prediction_mix)
-    builder = _Builder(_Setup(request, method, inputs, layout, parameters, blocks, verdict))
+    builder = _Builder(_Setup(request, method, inputs, layout, parameters, blocks, verdict, ruled))
     jobs = builder.build()
     parts = RecipeParts(request, inputs, verdict, parameters, builder.given, layout.id, builder.widened)
     metadata = build_metadata(parts, [UNKNOWN_HASH] * len(inputs))
@@ -133,7 +139,7 @@ def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
         layout,
         jobs,
         parts,
-        (*verdict.notices, *builder.notices),
+        (*verdict.notices, *ruled.notices, *builder.notices),
         size,
         free_bytes(request.output.parent) if writes else 0,
         _summary(method, inputs, parameters, blocks),
@@ -144,13 +150,13 @@ def _check_output(request: MergeRequest) -> None:
     target = request.output
     check_output_name(target.name)
     if target.suffix.lower() != ".safetensors":
-        raise UsageError(f"the output {target.name!r} is not named .safetensors", "Merges are written as .safetensors")
+        raise told(UsageError, "output-ending", name=target.name)
     if not target.parent.is_dir():
-        raise UsageError(f"the output folder {target.parent} does not exist", "Create it first")
+        raise told(UsageError, "output-folder", folder=target.parent)
     if target.exists() and not request.overwrite:
-        raise UsageError(f"{target} exists already", "Choose another name or allow it to be replaced")
+        raise told(UsageError, "output-exists", path=target)
     if request.dtype is not None and request.dtype not in PRECISIONS:
-        raise UsageError(f"the precision {request.dtype!r} is unknown", f"Choose {', '.join(PRECISIONS)}")
+        raise told(UsageError, "precision-unknown", name=request.dtype, known=", ".join(PRECISIONS))
     check_precisions(request)
 
 
@@ -164,7 +170,7 @@ def _block_weights(
     result: dict[str, dict[str, float]] = {}
     for name in request.block_weights:
         if not method.parameter(name).per_block:
-            raise UsageError(f"{method.label} takes no block weights for {name}")
+            raise told(UsageError, "no-block-weights", method=method.label, parameter=name)
     for parameter in method.parameters:
         if parameter.per_block:
             given = named_weights(request.block_weights.get(parameter.id, {}), layout)
@@ -179,6 +185,13 @@ def named_weights(given: BlockWeights, layout: BlockLayout) -> dict[str, float]:
     if isinstance(given, Mapping):
         return {layout.block(name).id: float(value) for name, value in given.items()}
     return weights_from_list(given, layout)
+
+
+def _with_rules(blocks: Resolved, ruled: RuledValues, layout: BlockLayout, a: MergeInput) -> Resolved:
+    if not ruled.values:
+        return blocks
+    places = {key: layout.block_of(key) for key, info in a.header.tensors.items() if dtype(info.dtype).floating}
+    return {name: ruled.over_blocks(name, row, places) for name, row in blocks.items()}
 
 
 def _guard_weights(
@@ -216,6 +229,7 @@ class _Setup:
     parameters: Mapping[str, float]
     blocks: Resolved
     verdict: Verdict
+    ruled: RuledValues
 
 
 class _Builder:
@@ -224,7 +238,9 @@ class _Builder:
     def __init__(self, setup: _Setup) -> None:
         self.request, self.method, self.inputs = setup.request, setup.method, setup.inputs
         self.layout, self.parameters = setup.layout, setup.parameters
-        self.blocks, self.verdict = setup.blocks, setup.verdict
+        self.blocks, self.verdict, self.ruled = setup.blocks, setup.verdict, setup.ruled
+        a = self.inputs[0]
+        self._adjust = adjustments(self.request.finetune, a.report.architecture, a.name)
         # A whole row of one other value is told too: ALL_B with alpha 0.5 is not alpha 0.5.
         self.given = {
             name: dict(weights)
@@ -275,7 +291,12 @@ class _Builder:
         job = TensorJob(entry, "copy", operands, {}, block)
         if len(operands) > 1:
             job = self._merge(entry, operands, block)
-        return replace(job, lora=key in self._loras.keys, scaled=self._types.scaled(key, info))
+        return replace(
+            job,
+            lora=key in self._loras.keys,
+            scaled=self._types.scaled(key, info),
+            adjust=self._adjust.get(canonical),
+        )
 
     def _operands(self, canonical: str, own: Operand) -> tuple[Operand, ...] | None:
         """The same tensor in every model; A's alone or None where another lacks it, by the chosen policy."""
@@ -290,6 +311,7 @@ class _Builder:
 
     def _merge(self, entry: Entry, operands: tuple[Operand, ...], block: str) -> TensorJob:
         parameters = {**self.parameters, **{name: weights[block] for name, weights in self.blocks.items()}}
+        parameters |= self.ruled.of(self._ema.get(entry.name, entry.name))
         if self.method.seeded:
             parameters["seed"] = tensor_seed(int(parameters["seed"]), entry.name)
         shapes = {operand.info.shape for operand in operands}
@@ -315,18 +337,14 @@ class _Builder:
         rests = {shape[:1] + shape[2:] for shape in shapes}
         widths = {shape[1] for shape in shapes if len(shape) == 4}
         if len(rests) != 1 or len(widths) != 2 or 4 not in widths or not widths <= {4, 8, 9}:
-            told = ", ".join(
+            shown = ", ".join(
                 f"{LETTERS[operand.model]} {list(operand.info.shape)} in {self.inputs[operand.model].path.name}"
                 for operand in operands
             )
-            raise MergeError(
-                f"tensor {entry.name!r} has different shapes: {told}",
-                "Models with another vocabulary, width or number of channels cannot be merged with each other",
-            )
+            raise told(MergeError, "shapes", tensor=entry.name, told=shown)
         wide = max(shapes, key=lambda shape: shape[1])
         self.widened = True
-        text = f"{entry.name}: the first 4 of {wide[1]} channels are merged, the others are the wide model's"
-        self.notices.append(Notice("info", text))
+        self.notices.append(notice("info", "widened", tensor=entry.name, narrow=4, wide=wide[1]))
         return TensorJob(Entry(entry.name, entry.dtype, wide), "widen", operands, parameters, block)
 
     def _schedule(self, own: Operand) -> TensorJob | None:
@@ -337,15 +355,16 @@ class _Builder:
 
     def _report_missing(self) -> None:
         if self._missing and self.request.missing == "stop":
-            raise MergeError(
-                f"{len(self._missing)} tensors of {self.inputs[0].path} are missing in another model: "
-                + _listed(self._missing),
-                "Choose to take them from A, or to leave them out",
+            raise told(
+                MergeError,
+                "missing",
+                count=len(self._missing),
+                path=self.inputs[0].path,
+                names=_listed(self._missing),
             )
         if self._missing:
-            done = "are left out" if self.request.missing == "skip" else "are taken from A"
-            text = f"{len(self._missing)} tensors that not every model has {done}: {_listed(self._missing)}"
-            self.notices.append(Notice("warning", text))
+            done = "missing-skipped" if self.request.missing == "skip" else "missing-from-a"
+            self.notices.append(notice("warning", done, count=len(self._missing), names=_listed(self._missing)))
         for other in self.inputs[1:]:
             surplus = [
                 key
@@ -353,8 +372,8 @@ class _Builder:
                 if canonical not in self.inputs[0].canonical and not _is_extra(key)
             ]
             if surplus:
-                text = f"{len(surplus)} tensors of {other.name} are not in A and are not used: {_listed(surplus)}"
-                self.notices.append(Notice("warning", text))
+                listed = _listed(surplus)
+                self.notices.append(notice("warning", "surplus", count=len(surplus), model=other.name, names=listed))
 
     def _markers(self) -> list[TensorJob]:
         """The marker tensors that are true of the result; those of the inputs are dropped."""
@@ -373,8 +392,7 @@ class _Builder:
         before = {marker for one in self.inputs for marker in _markers_of(one)}
         lost = before - {job.entry.name for job in jobs}
         if lost:
-            text = f"Markers that do not hold for the result were dropped: {', '.join(sorted(lost))}"
-            self.notices.append(Notice("info", text))
+            self.notices.append(notice("info", "markers-dropped", names=", ".join(sorted(lost))))
         return jobs
 
     def _copied_markers(self, start: str) -> list[TensorJob]:
