@@ -58,6 +58,30 @@ def test_exit_status_and_message(abc: Models, tmp_path: Path, capsys: pytest.Cap
     assert not out.exists()
 
 
+def test_precisions_loras_and_the_device(
+    abc: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from lora.files import write_lora
+    from lora.modules import lora
+
+    key = "input_blocks.4.1.transformer_blocks.0.attn2.to_q"
+    path = write_lora(tmp_path / "l.safetensors", {"lora_unet_" + key.replace(".", "_"): lora((6, 6))})
+    out = tmp_path / "o.safetensors"
+    given = ["merge", "-a", str(abc[0]), "-b", str(abc[1]), "--alpha", "0", "-o", str(out), "--quiet"]
+    assert main([*given, "--lora", f"{path}:0.5", "--dtype", "bf16", "--component-dtype", "unet=fp32"]) == 0
+    found, a = load_file(str(out)), load_file(str(abc[0]))
+    name = f"model.diffusion_model.{key}.weight"
+    assert {n for n in a if n.startswith("model.") and not torch.equal(found[n], a[n].float())} == {name}
+    assert found["first_stage_model.decoder.conv_in.weight"].dtype == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([*given, "--overwrite", "--device", "cuda"]) == 2
+    assert "no GPU" in capsys.readouterr().err
+    assert main([*given, "--overwrite", "--component-dtype", "unet"]) == 2
+
+
 def test_as_a_module_with_a_progress_bar_on_a_terminal(abc: Models, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")

@@ -35,12 +35,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--preset", metavar="NAME", help="alpha by block from a known preset, such as GRAD_V")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the new .safetensors file")
-    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="precision of the output (default: as in A)")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "fp8_scaled"),
+        help="precision of the output (default: as in A); fp8 leaves the VAE as it is",
+    )
+    parser.add_argument(
+        "--component-dtype",
+        action="append",
+        default=[],
+        metavar="COMPONENT=PRECISION",
+        help="the precision of unet, text_encoder or vae alone, such as vae=fp32",
+    )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH[:BLOCKS]]",
+        help="a LoRA to bake into the result; may be given several times",
+    )
     parser.add_argument(
         "--missing", choices=("take_a", "skip", "stop"), default="take_a", help="tensors that another model lacks"
     )
     parser.add_argument("--allow-prediction-mix", metavar="TYPE", help="merge across prediction types, marked as TYPE")
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
+    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:0 or auto (default: cpu)")
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     parser.set_defaults(run=run)
@@ -63,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         def show(progress: MergeProgress) -> None:
             bar.update(progress.done_bytes - bar.n)
 
-        result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads))
+        result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads, device=arguments.device))
         bar.update(bar.total - bar.n)
     for notice in result.notices[len(plan.notices) :]:
         print(f"{notice.level}: {notice.text}", file=sys.stderr)
@@ -74,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> MergeRequest:
+    from modelsmith.lora.spec import parse_spec
     from modelsmith.merge.request import MergeRequest
 
     models = [arguments.model_a, arguments.model_b, arguments.model_c]
@@ -96,7 +116,16 @@ def _request(arguments: argparse.Namespace) -> MergeRequest:
         overwrite=arguments.overwrite,
         missing=arguments.missing,
         allow_prediction_mix=arguments.allow_prediction_mix,
+        loras=tuple(parse_spec(text) for text in arguments.lora),
+        component_dtypes=dict(_component(text) for text in arguments.component_dtype),
     )
+
+
+def _component(text: str) -> tuple[str, str]:
+    name, mark, label = text.partition("=")
+    if not mark:
+        raise UsageError(f"{text!r} is not COMPONENT=PRECISION", "Give for example --component-dtype vae=fp32")
+    return name.strip(), label.strip()
 
 
 def _pair(text: str) -> tuple[str, float]:
