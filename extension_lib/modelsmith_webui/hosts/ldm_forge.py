@@ -17,6 +17,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.ldm_forge_config import find_config
 from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
+from modelsmith_webui.probing import RawNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -278,6 +280,21 @@ class LdmForgeHost(WebuiHost):
         current = self.loaded_model()
         for model in self._models_in_memory():
             self._bring_in_line(model, left=model is current and _advanced_sampling_is_on(processing))
+
+    def raw_network(self) -> AbstractContextManager[RawNetwork]:
+        """The network in memory for the prediction probe, as a job of the webui."""
+        from ldm_patched.modules import model_management
+
+        from modelsmith_webui.hosts.forge_probe import raw_network
+
+        model = self.loaded_model()
+        network = _unet(model)
+        dtype = getattr(network, "manual_cast_dtype", None) or network.get_dtype()
+
+        def load(unet: Any, _latents: Any) -> None:
+            model_management.load_model_gpu(unet)
+
+        return raw_network(model, load, model_management.get_torch_device(), dtype)
 
     def status(self) -> LoadedStatus | None:
         path, model = self.loaded_checkpoint(), self.loaded_model()

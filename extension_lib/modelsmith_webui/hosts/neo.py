@@ -91,8 +91,7 @@ class NeoHost(ForgeHost):
         status = super().status()
         if status is None or status.applied or status.decision.prediction is None:
             return status
-        unet = getattr(getattr(self.loaded_model(), "forge_objects", None), "unet", None)
-        if type(getattr(getattr(unet, "model", None), "predictor", None)).__name__ != FLOW_PREDICTOR:
+        if not self._samples_a_flow():
             return status
         note = (
             f"{self.name} samples this file as a rectified flow because its path contains 'rectified', but it is known "
@@ -100,6 +99,14 @@ class NeoHost(ForgeHost):
         )
         return replace(status, notes=(*status.notes, note))
 
-    def _left_alone(self, resolution: Resolution, predictor: Any) -> tuple[str, ...]:
-        said = super()._left_alone(resolution, predictor)
-        return tuple(note.replace("but Forge samples", f"but {self.name} samples") for note in said)
+    def cannot_run(self, resolution: Resolution) -> str | None:
+        if resolution.decision.source != "off" and resolution.report.prediction.type == "edm":
+            return f"the file is an EDM model (Playground v2.5), which {self.name} samples as epsilon; that gives noise"
+        problem = super().cannot_run(resolution)
+        if problem and resolution.report.prediction.type == "flow":
+            return f"{problem}; rename the file so that its name contains 'rectified', and load it again"
+        return problem
+
+    def _samples_a_flow(self) -> bool:
+        unet = getattr(getattr(self.loaded_model(), "forge_objects", None), "unet", None)
+        return type(getattr(getattr(unet, "model", None), "predictor", None)).__name__ == FLOW_PREDICTOR

@@ -120,6 +120,44 @@ def _watch_unet() -> None:
     BaseModel.apply_model = apply_model
 
 
+def watch_guidance(script_callbacks: Any) -> None:
+    """These webuis always work with the denoised latent; the model's answers are met just before guidance."""
+    from ldm_patched.modules import samplers
+
+    from modelsmith_probe import guidance
+
+    running: dict[str, Any] = {}
+    # reForge has a function for guidance alone; in Classic it follows on the one that gives both answers.
+    name = "cfg_function" if hasattr(samplers, "cfg_function") else "calc_cond_uncond_batch"
+    whole = getattr(samplers, "modelsmith_probe_whole", None) or getattr(samplers, name)
+    samplers.modelsmith_probe_whole = whole
+
+    def cfg_function(model: Any, cond: Any, uncond: Any, *args: Any, **kwargs: Any) -> Any:
+        guidance.answered(cond, uncond)
+        return whole(model, cond, uncond, *args, **kwargs)
+
+    def calc_cond_uncond_batch(model: Any, cond: Any, uncond: Any, *args: Any) -> Any:
+        result = whole(model, cond, uncond, *args)
+        guidance.answered(result[0], result[1] if uncond is not None else None)
+        return result
+
+    def remember(params: Any) -> None:
+        running["denoiser"] = params.denoiser
+
+    def after(params: Any) -> None:
+        denoiser = running["denoiser"]
+        second = getattr(denoiser.p, "is_hr_pass", False) and getattr(denoiser.p, "hr_cfg", None)
+        guidance.after_step(params, second or denoiser.sampler.sampler_extra_args["cond_scale"])
+
+    setattr(samplers, name, cfg_function if name == "cfg_function" else calc_cond_uncond_batch)
+    script_callbacks.on_cfg_denoiser(remember)
+    script_callbacks.on_cfg_after_cfg(after)
+
+
+def network(model: Any) -> Any:
+    return model.forge_objects.unet.model.diffusion_model
+
+
 def install() -> None:
     from modules import sd_models_config
 

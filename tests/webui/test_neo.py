@@ -1,0 +1,97 @@
+"""What the Neo adapter adds to Forge's, against stand-ins for the webui's modules."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from host.checkpoints import SD2, SDXL, Recipe, write
+from modelsmith_webui.hosts import forge, neo
+from modelsmith_webui.hosts.common import Resolver
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The adapter in a webui that brings engines for what is listed in ``host.engines``."""
+    shared, sd_models, paths = (ModuleType(f"modules.{name}") for name in ("shared", "sd_models", "paths_internal"))
+    arguments = SimpleNamespace(lora_dirs=[], text_encoder_dirs=[])
+    vars(shared).update(opts=SimpleNamespace(sd_noise_schedule="Default"), cmd_opts=arguments)
+    data = SimpleNamespace(sd_model=None, forge_hash="", forge_loading_parameters={})
+    vars(sd_models).update(model_data=data, checkpoints_list={})
+    vars(paths).update(models_path=str(tmp_path / "models"), data_path=str(tmp_path))
+    package = ModuleType("modules")
+    for module in (package, shared, sd_models, paths):
+        setattr(package, module.__name__.rpartition(".")[2], module)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    found: Any = neo.NeoHost()
+    found.resolver = Resolver(lambda: True)
+    found.arguments, found.data = arguments, data
+    yield found
+    found.uninstall()
+
+
+def loaded(host: Any, path: Path, predictor: str) -> None:
+    made = type(predictor, (), {"prediction_type": "const", "sigmas": [0.001, 1.0]})()
+    unet = SimpleNamespace(model=SimpleNamespace(predictor=made))
+    info = SimpleNamespace(filename=str(path))
+    host.data.sd_model = SimpleNamespace(forge_objects=SimpleNamespace(unet=unet), sd_checkpoint_info=info)
+
+
+def test_folders_come_as_lists(host: Any, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "models/Lora", "texts")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    host.arguments.lora_dirs = [str(folders[0]), str(folders[1])]
+    host.arguments.text_encoder_dirs = [str(folders[3])]
+    assert host._lora_folders() == folders[:3]
+    assert host._text_encoder_folders() == [folders[3]]
+
+
+def test_what_this_webui_cannot_load_is_told_by_its_engines(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    two, xl = write(tmp_path, Recipe("two", SD2)), write(tmp_path, Recipe("xl", SDXL))
+    for path in (two, xl):
+        host.data.forge_loading_parameters = {"checkpoint_info": SimpleNamespace(filename=str(path))}
+        host.before_load(None)
+    assert [record.getMessage().split(" is ")[0] for record in caplog.records] == ["two.safetensors"]
+    monkeypatch.setattr(neo.importlib.util, "find_spec", lambda _name: object())
+    assert neo.not_loadable(host.resolver.report(two)) is None
+
+
+def test_a_flow_predictor_is_left_alone_and_said(host: Any, tmp_path: Path) -> None:
+    loaded(host, write(tmp_path, Recipe("xl-rectified", SDXL)), "PredictionDiscreteFlow")
+    host.model_loaded(host.data.sd_model)
+    status = host.status()
+    assert not status.applied
+    assert "contains 'rectified'" in status.notes[-1]
+    assert not hasattr(host.data.sd_model, forge.STATE)
+
+
+@pytest.mark.parametrize(("kind", "word"), [("edm", "gives noise"), ("epsilon", None)])
+def test_what_it_makes_noise_of(host: Any, kind: str, word: str | None) -> None:
+    report = SimpleNamespace(prediction=SimpleNamespace(type=kind), architecture="sdxl")
+    decision = SimpleNamespace(prediction=None if word else "epsilon", source="evidence")
+    problem = host.cannot_run(SimpleNamespace(report=report, decision=decision))
+    assert (problem is None) if word is None else (word in problem)
+
+
+def test_warnings_reach_its_quiet_console(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.vae, "install", lambda: None)
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        host.install()
+        ours = [logging.getLogger(name) for name in neo.OUR_LOGGERS]
+        assert all(logger.isEnabledFor(logging.WARNING) for logger in ours)
+        host.uninstall()
+        assert not any(logger.isEnabledFor(logging.WARNING) for logger in ours), "as it was"
+    finally:
+        root.setLevel(before)
