@@ -41,6 +41,14 @@ class BadFileError(ModelsmithError):
         self.path = str(path)
         self.problem = problem
 
+    def in_language(self, language: str) -> tuple[str, str]:
+        """Message and remedy; those of a header that cannot be read have their Japanese in files/sentences.py."""
+        if language != "ja" or self.said is not None:
+            return super().in_language(language)
+        from modelsmith.files.sentences import in_japanese
+
+        return f"{self.path}: {in_japanese(self.problem)}", in_japanese(self.remedy)
+
 
 class UnsafeFileError(BadFileError):
     """A pickle that asks for more than tensors. Nothing of it was executed; ``names`` lists what it asks for."""

@@ -51,7 +51,7 @@ def lines_of(report: Report, language: Language) -> list[str]:
     """A report for a person's eyes."""
     lines = [report.file]
     if report.error is not None:
-        return [*lines, f"  cannot be read: {report.error}"]
+        return [*lines, f"  cannot be read: {report.error_text(language)}"]
     lines.append(f"  {report.badge()}")
     rows = [("kind", KIND_LABELS[report.kind]), ("fits", _fits(report)), ("variant", report.variant or "")]
     if report.lora_type:
@@ -63,7 +63,7 @@ def lines_of(report: Report, language: Language) -> list[str]:
     if report.ema != "none":
         rows.append(("EMA", report.ema))
     lines += [f"  {name:<15}{value}" for name, value in rows if value]
-    lines += _prediction_lines(report)
+    lines += _prediction_lines(report, language)
     for part in report.components:
         whole = (
             ""
@@ -86,12 +86,14 @@ def _fits(report: Report) -> str:
     return names[0] if len(names) == 1 else "one of " + ", ".join(names) if names else "nothing that is known"
 
 
-def _prediction_lines(report: Report) -> list[str]:
+def _prediction_lines(report: Report, language: Language) -> list[str]:
     prediction = report.prediction
     if report.kind not in ("checkpoint", "diffusion_model", "unsafe") or not report.architecture:
         return []
     snr = {True: ", zero terminal SNR", False: "", None: ", zero terminal SNR unknown"}[prediction.zero_terminal_snr]
     conflict = ", the evidence disagrees" if prediction.conflict else ""
     lines = [f"  prediction     {prediction.type}{snr}{conflict}"]
-    lines += [f"                 - {e.source}: {e.detail} -> {e.says} ({e.grade})" for e in prediction.evidence]
+    for piece in prediction.evidence:
+        known = f"{piece.source_text(language)}: {piece.detail_text(language)}"
+        lines.append(f"                 - {known} -> {piece.says} ({piece.grade})")
     return lines

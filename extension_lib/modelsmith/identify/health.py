@@ -19,10 +19,10 @@ _SUFFIXES = {
     "gguf": (".gguf",),
 }
 _FORMAT_NAMES = {
-    "safetensors": "safetensors",
-    "ckpt": "a PyTorch pickle",
-    "ckpt-legacy": "an old PyTorch pickle",
-    "gguf": "GGUF",
+    "safetensors": ("safetensors", "safetensors"),
+    "ckpt": ("a PyTorch pickle", "PyTorch の pickle"),
+    "ckpt-legacy": ("an old PyTorch pickle", "古い形式の PyTorch の pickle"),
+    "gguf": ("GGUF", "GGUF"),
 }
 _TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "hyper_parameters", "pytorch-lightning_version")
 _EMA_MANY = 100
@@ -41,7 +41,8 @@ def add_health(draft: Draft) -> None:
     header = draft.header
     endings = _SUFFIXES.get(header.format)
     if endings is not None and header.path.suffix.lower() not in endings:
-        draft.warnings.append(say("renamed", format=_FORMAT_NAMES[header.format]))
+        english, japanese = _FORMAT_NAMES[header.format]
+        draft.warnings.append(say("renamed", format=english, format_ja=japanese))
     if header.forbidden:
         draft.warnings.append(say("unsafe", names=", ".join(header.forbidden[:12])))
     for part in draft.components:
@@ -64,7 +65,8 @@ def _prediction(draft: Draft) -> None:
     if prediction.conflict:
         told = [e for e in prediction.evidence if e.says in ("epsilon", "v_prediction", "edm", "edm_v_prediction")]
         sources = "; ".join(f"{e.source} ({e.detail}) = {e.says}" for e in told)
-        draft.warnings.append(say("prediction-conflict", sources=sources))
+        japanese = "、".join(f"{e.source_text('ja')}（{e.detail_text('ja')}）= {e.says}" for e in told)
+        draft.warnings.append(say("prediction-conflict", sources=sources, sources_ja=japanese))
     if stray and prediction.type not in ("v_prediction",) and any(e.grade == "weak" for e in stray):
         draft.warnings.append(say("stray-v-pred", name=name))
     if any(e.says == "ztsnr" and e.grade == "weak" and e.source == "marker tensor" for e in prediction.evidence):

@@ -40,8 +40,14 @@ def identify(path: str | Path) -> Report:
         try:
             header = read_header(target)
         except BadFileError as error:
-            return Report(file=str(path), error=str(error), advice=(say("again"),))
+            return unreadable(path, error)
         return replace(identify_header(header, yaml_text=near_yaml(target)), file=str(path))
+
+
+def unreadable(path: str | Path, error: BadFileError) -> Report:
+    """The report of a file that cannot be read."""
+    message, remedy = error.in_language("ja")
+    return Report(file=str(path), error=str(error), error_ja=f"{message}。{remedy}", advice=(say("again"),))
 
 
 def near_yaml(path: Path) -> str | None:

@@ -11,7 +11,10 @@ Language = Literal["en", "ja"]
 
 @dataclass(frozen=True)
 class Message:
-    """A sentence by its id, with the values it is filled with."""
+    """A sentence by its id, with the values it is filled with.
+
+    A value that is words itself may have a second one, whose name ends in ``_ja``, for the Japanese sentence.
+    """
 
     id: str
     params: tuple[tuple[str, str], ...] = ()
@@ -19,7 +22,10 @@ class Message:
     def text(self, language: Language = "en") -> str:
         """The sentence in a language; an unknown language gets English."""
         english, japanese = TABLE[self.id]
-        return (japanese if language == "ja" else english).format(**dict(self.params))
+        values = dict(self.params)
+        if language != "ja":
+            return english.format(**values)
+        return japanese.format(**{**values, **{n[:-3]: text for n, text in values.items() if n.endswith("_ja")}})
 
 
 def say(message_id: str, **params: object) -> Message:
@@ -201,4 +207,36 @@ TABLE: Mapping[str, tuple[str, str]] = {
         "Download or copy it again: it is not whole.",
         "ファイルが完全ではありません。もう一度ダウンロードまたはコピーしてください。",
     ),
+    # ---- evidence: where it was found
+    "source-yaml": ("yaml", "yaml ファイル"),
+    "source-marker-tensor": ("marker tensor", "マーカーテンソル"),
+    "source-metadata": ("metadata", "メタデータ"),
+    "source-schedule": ("schedule", "スケジュール"),
+    "source-bias-values": ("bias values", "バイアスの値"),
+    "source-global_step": ("global_step", "global_step（学習ステップ数）"),
+    "source-file-name": ("file name", "ファイル名"),
+    "source-family": ("family", "モデルの系統"),
+    "source-recipe": ("recipe", "レシピ"),
+    # ---- evidence: what it was
+    "why-family": ("{label} {variant} models are so", "{label} {variant} のモデルは通常こうです"),
+    "why-scaling": ("scaling {kind}Scaling", "スケーリングが {kind}Scaling"),
+    "why-yaml-ztsnr": ("zero terminal SNR: true", "Zero Terminal SNR が有効"),
+    "why-edm": ("edm_mean and edm_std (Playground 2.5)", "edm_mean と edm_std（Playground 2.5）"),
+    "why-ztsnr": ("ztsnr", "ztsnr"),
+    "why-ztsnr-alone": ("ztsnr, without a v_pred that counts", "ztsnr（有効な v_pred がない）"),
+    "why-foreign": (
+        "{name}, which means nothing on {architecture}",
+        "{name}（{architecture} では意味を持ちません）",
+    ),
+    "why-schedule": ("{name} ends at {last}", "{name} の最後の値は {last}"),
+    "why-kept-schedule": (
+        "{name} ended at {last} before the schedule was dropped",
+        "スケジュールを取り除く前の {name} の最後の値は {last}",
+    ),
+    "why-bias": (
+        "spread {spread} of the last block's norm1.bias",
+        "最後のブロックの norm1.bias のばらつきが {spread}",
+    ),
+    "why-steps": ("{steps}, as {name}", "{steps}（{name} と同じ）"),
+    "why-recipe": ("what the merge makes of its models", "元のモデルをマージした結果"),
 }

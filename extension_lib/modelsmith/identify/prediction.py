@@ -14,7 +14,8 @@ from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader
 from modelsmith.files.ranges import read_values, standard_deviation
 from modelsmith.identify.architectures import Architecture, Variant
-from modelsmith.identify.report import Evidence, Prediction, PredictionType
+from modelsmith.identify.messages import say
+from modelsmith.identify.report import Evidence, Prediction, PredictionType, evidence
 from modelsmith.markers import LAST_ALPHA
 
 OTHER_MARKERS = ("__index_timestep_zero__", "__x0__", "scaled_fp8", "lora_controlnet")
@@ -50,21 +51,22 @@ def judge(
     """
     prefix, markers = place
     family = variant.prediction or architecture.prediction
-    evidence: list[Evidence] = []
+    pieces: list[Evidence] = []
     if architecture.id in _DISCRETE:
-        evidence += from_yaml(yaml_text)
-        evidence += _from_markers(architecture.id, markers)
-        evidence += _from_metadata(header.metadata)
-        evidence += _from_schedule(header)
+        pieces += from_yaml(yaml_text)
+        pieces += _from_markers(architecture.id, markers)
+        pieces += _from_metadata(header.metadata)
+        pieces += _from_schedule(header)
         if family == "undetermined":
-            evidence += _from_bias(header, prefix)
-            evidence += _from_steps(header.scalars)
-        evidence += _from_name(header.path.stem)
+            pieces += _from_bias(header, prefix)
+            pieces += _from_steps(header.scalars)
+        pieces += _from_name(header.path.stem)
     else:
-        evidence += _foreign_markers(architecture.id, markers)
+        pieces += _foreign_markers(architecture.id, markers)
     if family != "undetermined":
-        evidence.append(Evidence("family", f"{architecture.label} {variant.id} models are so", "default", family))
-    return _weigh(evidence, family)
+        why = say("why-family", label=architecture.label, variant=variant.id)
+        pieces.append(evidence("family", why, "default", family))
+    return _weigh(pieces, family)
 
 
 def _weigh(evidence: list[Evidence], family: PredictionType) -> Prediction:
@@ -125,11 +127,11 @@ def from_yaml(text: str | None) -> list[Evidence]:
     if match:
         kind = match.group(2)
         said = {"Eps": "epsilon", "V": "v_prediction", "EDM": "edm"}.get(kind, "edm_v_prediction")
-        found.append(Evidence("yaml", f"scaling {kind}Scaling", "strong", said))
+        found.append(evidence("yaml", say("why-scaling", kind=kind), "strong", said))
     if re.search(
         r"""^[ \t-]*["']?(zsnr|ztsnr|rescale_betas_zero_snr|zero_terminal_snr)["']?[ \t]*:[ \t]*[Tt]rue""", clean, re.M
     ):
-        found.append(Evidence("yaml", "zero terminal SNR: true", "strong", "ztsnr"))
+        found.append(evidence("yaml", say("why-yaml-ztsnr"), "strong", "ztsnr"))
     return found
 
 
@@ -141,15 +143,15 @@ def _from_markers(architecture: str, markers: frozenset[str]) -> list[Evidence]:
         found.append(Evidence("marker tensor", "edm_vpred.sigma_max (CosXL)", grade, "edm_v_prediction"))
     if "edm_mean" in markers and "edm_std" in markers:
         grade = "proof" if sdxl else "weak"
-        found.append(Evidence("marker tensor", "edm_mean and edm_std (Playground 2.5)", grade, "edm"))
+        found.append(evidence("marker tensor", say("why-edm"), grade, "edm"))
     if "v_pred" in markers:
         # Readers obey it on SDXL, and ComfyUI writes it for SD2; elsewhere it was copied by a merge.
         grade = "strong" if architecture in ("sdxl", "sd2") else "weak"
         found.append(Evidence("marker tensor", "v_pred", grade, "v_prediction"))
     if "ztsnr" in markers:
         with_v = "v_pred" in markers and architecture in ("sdxl", "sd2")
-        detail = "ztsnr" if with_v else "ztsnr, without a v_pred that counts"
-        found.append(Evidence("marker tensor", detail, "strong" if with_v else "weak", "ztsnr"))
+        why = say("why-ztsnr" if with_v else "why-ztsnr-alone")
+        found.append(evidence("marker tensor", why, "strong" if with_v else "weak", "ztsnr"))
     return found
 
 
@@ -157,7 +159,8 @@ def _foreign_markers(architecture: str, markers: frozenset[str]) -> list[Evidenc
     """Markers on a family that has no use for them: shown, and of no effect."""
     names = [name for name in ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_mean") if name in markers]
     return [
-        Evidence("marker tensor", f"{name}, which means nothing on {architecture}", "weak", "nothing") for name in names
+        evidence("marker tensor", say("why-foreign", name=name, architecture=architecture), "weak", "nothing")
+        for name in names
     ]
 
 
@@ -182,7 +185,7 @@ def _from_schedule(header: FileHeader) -> list[Evidence]:
     name = "alphas_cumprod"
     info = header.tensors.get(name)
     if info is None and LAST_ALPHA in header.metadata:
-        return _from_last_alpha(header.metadata[LAST_ALPHA], f"{LAST_ALPHA}, kept when the schedule was dropped,")
+        return _from_last_alpha(header.metadata[LAST_ALPHA], "why-kept-schedule")
     if info is None or len(info.shape) != 1 or not 10 <= info.shape[0] <= 4096:
         return []
     try:
@@ -191,18 +194,19 @@ def _from_schedule(header: FileHeader) -> list[Evidence]:
         return []
     if len(values) < 10 or not 0.9 < values[0] <= 1 or any(values[i] < values[i + 1] for i in range(len(values) - 1)):
         return []
-    return _from_last_alpha(str(values[-1]), "alphas_cumprod")
+    return _from_last_alpha(str(values[-1]), "why-schedule")
 
 
-def _from_last_alpha(text: str, name: str) -> list[Evidence]:
+def _from_last_alpha(text: str, message_id: str) -> list[Evidence]:
     try:
         last = float(text)
     except ValueError:
         return []
+    why = say(message_id, name="alphas_cumprod", last=f"{last:.3g}")
     if 0 <= last < _ZTSNR_LIMIT:
-        return [Evidence("schedule", f"{name} ends at {last:.3g}", "strong", "ztsnr")]
+        return [evidence("schedule", why, "strong", "ztsnr")]
     if _ZTSNR_LIMIT <= last < 1:
-        return [Evidence("schedule", f"{name} ends at {last:.3g}", "weak", "no_ztsnr")]
+        return [evidence("schedule", why, "weak", "no_ztsnr")]
     return []
 
 
@@ -217,16 +221,16 @@ def _from_bias(header: FileHeader, prefix: str) -> list[Evidence]:
         if spread is None or spread < 1e-6:  # all alike: not the weights of a trained model
             return []
         said = "v_prediction" if spread > _SD2_BIAS_LIMIT else "epsilon"
-        return [Evidence("bias values", f"spread {spread:.3f} of the last block's norm1.bias", "weak", said)]
+        return [evidence("bias values", say("why-bias", spread=f"{spread:.3f}"), "weak", said)]
     return []
 
 
 def _from_steps(scalars: Mapping[str, object]) -> list[Evidence]:
     steps = scalars.get("global_step")
     if steps == 875_000:  # SD 2.0 base (diffusers single_file_utils.py)
-        return [Evidence("global_step", "875000, as SD 2.0 base", "weak", "epsilon")]
+        return [evidence("global_step", say("why-steps", steps=steps, name="SD 2.0 base"), "weak", "epsilon")]
     if steps == 110_000:  # SD 2.1 768 (diffusers convert_from_ckpt.py)
-        return [Evidence("global_step", "110000, as SD 2.1 768-v", "weak", "v_prediction")]
+        return [evidence("global_step", say("why-steps", steps=steps, name="SD 2.1 768-v"), "weak", "v_prediction")]
     return []
 
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from modelsmith.files.header import FileHeader
-from modelsmith.identify.report import Component, Evidence, Prediction, Report
+from modelsmith.identify.messages import say
+from modelsmith.identify.report import Component, Prediction, Report
+from modelsmith.identify.report import evidence as evidence_of
 
 RECIPE_CHECKPOINT = "modelsmith_recipe_checkpoint"
 """The metadata entry that tells a recipe checkpoint from the result of a merge, which also carries its recipe."""
@@ -78,7 +80,7 @@ def recipe_report(header: FileHeader) -> Report:
 
 def _report(header: FileHeader, found: Mapping[str, Any]) -> Report:
     said = found["prediction"]
-    evidence = Evidence("recipe", "what the merge makes of its models", "strong", str(said["type"]))
+    evidence = evidence_of("recipe", say("why-recipe"), "strong", str(said["type"]))
     prediction = Prediction(said["type"], said["zero_terminal_snr"], evidence=(evidence,))
     parts = tuple(Component(**{name: part[name] for name in _COMPONENT}) for part in found["components"])
     values = {name: found[name] for name in (*_PLAIN, *_FLAGS)}

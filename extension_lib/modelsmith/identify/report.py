@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from modelsmith.identify.messages import Language, Message
+from modelsmith.identify.messages import TABLE, Language, Message
 
 Kind = Literal[
     "checkpoint",
@@ -27,12 +27,40 @@ Ema = Literal["none", "both", "only"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """One piece of evidence: where it was found, what it was, how sure it is, and what it says."""
+    """One piece of evidence: where it was found, what it was, how sure it is, and what it says.
+
+    ``source`` is an id and at once its English name; ``about`` is what ``detail`` says, where that is a sentence and no
+    mere value.
+    """
 
     source: str
     detail: str
     grade: Grade
     says: str
+    about: Message | None = None
+
+    def source_text(self, language: Language = "en") -> str:
+        """Where it was found, in a language."""
+        entry = TABLE.get(f"source-{self.source.replace(' ', '-')}")
+        return self.source if entry is None or language != "ja" else entry[1]
+
+    def detail_text(self, language: Language = "en") -> str:
+        """What it was, in a language."""
+        return self.detail if self.about is None else self.about.text(language)
+
+    def to_json(self, language: Language = "en") -> dict[str, str]:
+        """A plain object for JSON; ``source`` and ``says`` are ids and stay as they are."""
+        return {
+            "source": self.source,
+            "detail": self.detail_text(language),
+            "grade": self.grade,
+            "says": self.says,
+        }
+
+
+def evidence(source: str, about: Message, grade: Grade, says: str) -> Evidence:
+    """A piece of evidence whose detail is a sentence of the table."""
+    return Evidence(source, about.text(), grade, says, about)
 
 
 @dataclass(frozen=True)
@@ -94,11 +122,16 @@ class Report:
     warnings: tuple[Message, ...] = ()
     advice: tuple[Message, ...] = ()
     error: str | None = None
+    error_ja: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     globals: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     recipe: bool = False
     """Whether the file is a recipe checkpoint, which holds no weights; the report is of what it makes."""
+
+    def error_text(self, language: Language = "en") -> str | None:
+        """Why the file cannot be read and what to do, in a language; None where it can be."""
+        return self.error if language != "ja" or self.error_ja is None else self.error_ja
 
     @property
     def complete(self) -> bool | None:
@@ -120,7 +153,7 @@ class Report:
                 "type": prediction.type,
                 "zero_terminal_snr": prediction.zero_terminal_snr,
                 "conflict": prediction.conflict,
-                "evidence": [vars(piece) for piece in prediction.evidence],
+                "evidence": [piece.to_json(language) for piece in prediction.evidence],
             },
             "components": [_component_json(part) for part in self.components],
             "precision": self.precision,
@@ -142,7 +175,7 @@ class Report:
             "globals": list(self.globals),
             "forbidden": list(self.forbidden),
             "recipe": self.recipe,
-            "error": self.error,
+            "error": self.error_text(language),
         }
 
     def badge(self) -> str:

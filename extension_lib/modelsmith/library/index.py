@@ -24,7 +24,7 @@ from modelsmith.identify.report import Report
 _log = logging.getLogger(__name__)
 
 ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
-_FORMAT = 1  # of the cache file; another number, or another version of the library, and it is made anew
+_FORMAT = 2  # of the cache file; another number, or another version of the library, and it is made anew
 _MAX_DEPTH = 12
 _SAVE_EVERY = 200
 
@@ -39,7 +39,7 @@ class Entry:
     path: str
     stamp: Stamp
     report: Mapping[str, object]
-    japanese: Mapping[str, list[str]]
+    japanese: Mapping[str, list[str] | str]
 
     def to_json(self, language: Language = "en") -> dict[str, object]:
         """The report with its sentences in a language."""
@@ -48,10 +48,13 @@ class Entry:
 
 def entry_of(path: Path, stamp: Stamp, report: Report) -> Entry:
     """Make an entry from a fresh report."""
-    japanese = {
+    japanese: dict[str, list[str] | str] = {
         "warnings": [message.text("ja") for message in report.warnings],
         "advice": [message.text("ja") for message in report.advice],
     }
+    error = report.error_text("ja")
+    if error is not None:
+        japanese["error"] = error
     return Entry(str(path), stamp, report.to_json("en"), japanese)
 
 
@@ -265,7 +268,7 @@ def _parse(data: bytes) -> dict[str, Entry]:
     if root.get("format") != _FORMAT or root.get("version") != __version__:
         return {}
     entries: dict[str, Entry] = {}
-    for row in cast("list[tuple[str, list[int], dict[str, object], dict[str, list[str]]]]", root.get("entries")):
+    for row in cast("list[tuple[str, list[int], dict[str, object], dict[str, list[str] | str]]]", root.get("entries")):
         path, (size, changed, beside), report, japanese = row
         entries[path] = Entry(path, (size, changed, beside), report, japanese)
     return entries

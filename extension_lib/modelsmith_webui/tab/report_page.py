@@ -36,8 +36,13 @@ def _head(report: Report, tr: Texts, place: str) -> str:
 def _evidence(evidence: Evidence, tr: Texts) -> str:
     grade = text_tag("span", tr(GRADES[evidence.grade]), f"ms-grade ms-grade-{evidence.grade}")
     says = text_tag("span", tr(SAYS.get(evidence.says, evidence.says)), "ms-says")
-    source = text_tag("code", evidence.source)
-    return tag("li", grade + says + tag("span", source + " " + text_tag("span", evidence.detail), "ms-why"))
+    source = text_tag("code", evidence.source_text(tr.message_language))
+    return tag(
+        "li",
+        grade
+        + says
+        + tag("span", source + " " + text_tag("span", evidence.detail_text(tr.message_language)), "ms-why"),
+    )
 
 
 def _prediction(report: Report, tr: Texts) -> str:
@@ -136,7 +141,11 @@ def report_html(report: Report, tr: Texts, *, place: str = "", sha256: str | Non
     """The whole page. ``place`` is where the file lies, ``extra`` is HTML shown under the head."""
     head = _head(report, tr, place)
     if report.error is not None:
-        return tag("article", head + notice("error", report.error) + _messages(report, tr), "ms-report")
+        return tag(
+            "article",
+            head + notice("error", report.error_text(tr.message_language) or "") + _messages(report, tr),
+            "ms-report",
+        )
     body = extra + _messages(report, tr)
     columns = tag("div", _prediction(report, tr) + _components(report.components, tr), "ms-column")
     columns += tag("div", _facts(report, tr, sha256) + _metadata(report, tr), "ms-column")
