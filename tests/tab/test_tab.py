@@ -209,6 +209,13 @@ def test_a_name_that_is_taken_has_two_ways_out(host: StandaloneHost) -> None:
     assert view.take_remedy("nonsense", *fields) == [gr.update() for _ in view.filled]
 
 
+def test_weights_of_another_architecture_can_be_cleared(host: StandaloneHost) -> None:
+    view, fields = merge_view(host), values(blocks_alpha="1,2,3")
+    assert 'data-remedy="clear"' in view.show_plan("", *fields)[0]
+    filled = dict(zip(field_names(), view.take_remedy('{"remedy": "clear"}', *fields), strict=False))
+    assert filled["blocks_alpha"]["value"] == ""
+
+
 def write_v_model(host: StandaloneHost, name: str) -> None:
     """Demo B as a v-prediction model: with the metadata that say so."""
     save_file(load_file(str(host.models / DEMO_B)), str(host.models / name), {"modelspec.prediction_type": "v"})

@@ -107,7 +107,7 @@ def _set_of(block: Block, tr: Texts) -> tuple[str, str]:
 
 def _short(block: Block, index: int, count: int) -> str:
     number = re.search(r"\d+$", block.id)
-    if block.id == "M00" or not number:
+    if block.group not in ("in", "out", "blocks") or not number:
         return {"M00": "M"}.get(block.id, block.id)
     return number.group() if count <= MANY or int(number.group()) % 5 == 0 else ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from modelsmith.errors import ModelsmithError
+from modelsmith.errors import ModelsmithError, UnknownNameError, UsageError
 from modelsmith.identify import identify
 from modelsmith.merge.blocks import BlockLayout, parse_weights, preset_weights
 from modelsmith.merge.guard import PredictionMixError
@@ -47,7 +47,7 @@ class Remedies:
         if isinstance(error, PredictionMixError):
             found = [*self._difference(form), *self._presets(form, error.preset)]
             return [remedy for remedy in found if self._passes(remedy.form)]
-        return list(self._name_taken(form))
+        return [*self._name_taken(form), *self._cleared(form, error)]
 
     def for_plan(self, form: MergeForm, plan: MergePlan) -> list[Remedy]:
         """What keeps whole what a merge that may be done would lose."""
@@ -132,6 +132,16 @@ class Remedies:
             self.tr(PRESET_TEXTS[preset]) if preset in PRESET_TEXTS else self.tr("Use the preset {name}", name=preset)
         )
         yield Remedy(f"preset:{preset}", label, replace(form, block_texts=texts))
+
+    def _cleared(self, form: MergeForm, error: ModelsmithError) -> Iterator[Remedy]:
+        """Without weights that were made for the blocks of another architecture."""
+        changed = replace(form, block_texts={})
+        if (
+            isinstance(error, (UsageError, UnknownNameError))
+            and any(form.block_texts.values())
+            and self._passes(changed)
+        ):
+            yield Remedy("clear", self.tr("Clear the block weights"), changed)
 
     def _name_taken(self, form: MergeForm) -> Iterator[Remedy]:
         if form.missing() or form.overwrite:
