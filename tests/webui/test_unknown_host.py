@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from modelsmith_webui.host import detect_host
-from modelsmith_webui.hosts.unknown import UnknownHost
+from modelsmith_webui.hosts.unknown import OFF_MISSING, UnknownHost
 
 SHARED = {
     "modules/patches.py": "def patch(): ...",
@@ -95,7 +95,7 @@ def test_a_webui_that_has_changed_is_left_alone_and_says_so(
     assert any(name.endswith(gone) for name in host.gone)
     assert "prediction" not in host.capabilities
     host.install()
-    assert "Automatic setting is off in this webui" in caplog.text
+    assert "Automatic setting is off in this webui" in caplog.text, "clearly said"
     assert gone in caplog.text
 
 
@@ -115,3 +115,18 @@ def test_a_file_is_identified_but_nothing_is_set(webui: Any, tmp_path: Path) -> 
     assert not status.applied
     assert status.notes == (host.notice(),)
     assert vars(model) == before
+
+
+def test_the_notice_speaks_the_users_language(webui: Any) -> None:
+    webui({**SHARED, "modules/patches.py": ""})
+    host: Any = detect_host()
+    said: list[str] = []
+
+    def tr(text: str, **values: str) -> str:
+        said.append(text)
+        return f"<{text.format(**values)}>"
+
+    assert host.notice(tr).startswith(
+        "<Automatic setting is off in this webui (A1111): it has no modules.patches.patch"
+    )
+    assert said == [OFF_MISSING]

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from modelsmith_webui.host import LoadedStatus
 from modelsmith_webui.hosts.webui import WebuiHost
 
 logger = logging.getLogger(__name__)
+
+OFF_MISSING = "Automatic setting is off in this webui ({webui}): it has no {names}. Files are identified all the same."
+OFF_UNKNOWN = "Automatic setting is off in this webui ({webui}), which is not known. Files are identified all the same."
 
 # Per adapter: module, and a name in it (dots lead into a class) without which nothing could be set.
 NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
@@ -57,6 +61,10 @@ def _exists(module: str, name: str) -> bool:
     return True
 
 
+def _plain(text: str, **values: str) -> str:
+    return text.format(**values)
+
+
 class UnknownHost(WebuiHost):
     """Identifies and advises, sets nothing, and says so. ``gone`` names what it would have needed."""
 
@@ -64,13 +72,12 @@ class UnknownHost(WebuiHost):
         super().__init__(name)
         self.gone = gone
 
-    def notice(self) -> str:
-        """Why nothing is set by itself here, for a person."""
-        reason = f"it has no {', '.join(self.gone)}" if self.gone else "Modelsmith does not know it"
-        return (
-            f"Automatic setting is off in this webui ({self.name}): {reason}. Files are identified all the same; "
-            "choose prediction type and noise schedule in the webui's own settings."
-        )
+    def notice(self, tr: Callable[..., str] | None = None) -> str:
+        """Why nothing is set by itself here, for a person, in the language of ``tr``."""
+        tr = tr or _plain
+        if self.gone:
+            return tr(OFF_MISSING, webui=self.name, names=", ".join(self.gone))
+        return tr(OFF_UNKNOWN, webui=self.name)
 
     def install(self) -> None:
         logger.warning("%s", self.notice())

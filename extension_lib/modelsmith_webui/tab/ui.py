@@ -11,7 +11,7 @@ from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.history_view import HistoryView
-from modelsmith_webui.tab.html import tag
+from modelsmith_webui.tab.html import notice, tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
 from modelsmith_webui.tab.merge_view import MergeView
@@ -30,6 +30,9 @@ def _page(host: Host, merge_inputs: int) -> str:
 def add_views(host: Host, blocks: gr.Blocks) -> None:
     """Add the tab's views to ``blocks``, which is being built."""
     tr = Texts(host.language)
+    why_off = getattr(host, "notice", None)
+    if why_off is not None:
+        gr.HTML(notice("warning", why_off(tr)), elem_id="modelsmith_host_notice")
     inspect, merge = InspectView(host, tr), MergeView(host, tr)
     with gr.Tabs(elem_id="modelsmith_views") as views:
         with gr.Tab("Inspect", id="inspect", elem_id="modelsmith_view_inspect"):
