@@ -128,19 +128,18 @@ class AdviceLine:
         if len(self._watched) < len(WATCHED) or not self._own:
             return
         *controls, line, button, chosen = self._own
-        inputs = [*(self._watched[name] for name in WATCHED), *controls]
-        for control in inputs:
+        inputs = [chosen, *(self._watched[name] for name in WATCHED), *controls]
+        for control in inputs[1:]:
             if control is not self._watched["steps"]:
                 control.change(self.show, inputs, [line], queue=False, show_progress=False)
         fitting = [self._watched["scheduler"], self._watched["cfg_scale"], line]
         button.click(self.fit, inputs, fitting, queue=False, show_progress=False)
-        chosen.change(self.checkpoint_chosen, [chosen, *inputs], [*controls, line], queue=False, show_progress=False)
+        chosen.change(self.checkpoint_chosen, inputs, [*controls, line], queue=False, show_progress=False)
 
-    def advice(self, values: tuple[Any, ...], path: Path | None = None) -> Advice | None:
-        """The advice for the values of the watched controls and our own; ``path`` None: for the chosen checkpoint."""
+    def advice(self, values: tuple[Any, ...], path: Path | None) -> Advice | None:
+        """The advice for the values of the watched controls and our own, for a picture of a checkpoint."""
         sampler, scheduler, steps, cfg, strength, *own = values
         image = choice_of(dict(zip(("prediction", "ztsnr", "cfg_rescale"), own, strict=True)))
-        path = path or _chosen_checkpoint()
         if path is None or self._generation.resolver is None:
             return None
         sampling = Sampling(
@@ -160,13 +159,17 @@ class AdviceLine:
         text = " ".join(self._tr(TEXTS[key], **values) for key, values in found.messages)
         return f'<p class="ms-advice ms-advice-{found.level}">{html.escape(text)}</p>'
 
-    def show(self, *values: Any) -> str:
-        """The line, after a control was changed."""
+    def show(self, told: str, *values: Any) -> str:
+        """The line, after a control was changed.
+
+        The page goes before the webui, which may still be loading what was chosen there.
+        """
+        path = _told(told)[0] or _chosen_checkpoint()
         if any(value != AUTOMATIC for value in values[len(WATCHED) :]):
-            self._choices_for = self._choices_for or self._generation.pasted_for or _chosen_checkpoint()
+            self._choices_for = self._choices_for or self._generation.pasted_for or path
         else:
             self._choices_for = None
-        return self._html(self.advice(values))
+        return self._html(self.advice(values, path))
 
     def checkpoint_chosen(self, told: str, *values: Any) -> list[Any]:
         """Our controls and the line, after another checkpoint was chosen: choices made for the old one end with it."""
@@ -177,20 +180,20 @@ class AdviceLine:
         if not kept:
             self._choices_for = None
             values = (*values[: len(WATCHED)], *[AUTOMATIC] * (len(values) - len(WATCHED)))
-        line = self._html(self.advice(values, path)) if path is not None else ""
+        line = self._html(self.advice(values, path))
         own = [gr.update() if kept else gr.update(value=value) for value in values[len(WATCHED) :]]
         return [*own, line]
 
-    def fit(self, *values: Any) -> list[Any]:
+    def fit(self, told: str, *values: Any) -> list[Any]:
         """A fitting scheduler and CFG scale where those that are chosen do not fit, and the line that follows."""
         import gradio as gr
 
-        found = self.advice(values)
+        found = self.advice(values, _told(told)[0] or _chosen_checkpoint())
         changed = list(values)
         if found is not None:
             changed[1] = found.scheduler or changed[1]
             changed[3] = found.cfg or changed[3]
-        return [gr.update(value=changed[1]), gr.update(value=changed[3]), self.show(*changed)]
+        return [gr.update(value=changed[1]), gr.update(value=changed[3]), self.show(told, *changed)]
 
 
 def script_class(generation: Generation, scripts: Any) -> type:

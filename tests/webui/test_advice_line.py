@@ -68,7 +68,7 @@ def choose(line: Any, path: Path, own: tuple[str, ...], **more: Any) -> tuple[li
 
 
 def test_the_line_is_about_the_checkpoint_that_is_chosen_now(line: Any) -> None:
-    assert "fits" in line.show(*WATCHED, *AUTO)
+    assert "fits" in line.show("", *WATCHED, *AUTO)
     assert choose(line, B, AUTO) == (list(AUTO), "")
     left, shown = choose(line, A, AUTO)
     assert left == list(AUTO)
@@ -78,19 +78,27 @@ def test_the_line_is_about_the_checkpoint_that_is_chosen_now(line: Any) -> None:
     assert line.checkpoint_chosen(json.dumps({"name": B.name}), *WATCHED, *AUTO)[-1] == ""
 
 
+def test_a_change_of_a_control_is_about_what_the_page_shows(line: Any) -> None:
+    told = json.dumps({"name": B.name})
+    assert line.show(told, *WATCHED, *AUTO) == ""
+    assert "fits" in line.show("", *WATCHED, *AUTO)
+    scheduler, cfg, shown = line.fit(told, *WATCHED, *AUTO)
+    assert (scheduler["value"], cfg["value"], shown) == ("Karras", 7.0, "")
+
+
 def test_choices_end_with_the_checkpoint_that_they_were_made_for(line: Any) -> None:
-    line.show(*WATCHED, *CHOICE)
+    line.show("", *WATCHED, *CHOICE)
     assert choose(line, A, CHOICE)[0] == [None] * 3
     assert choose(line, B, CHOICE) == (list(AUTO), "")
-    line.show(*WATCHED, *AUTO)
-    line.show(*WATCHED, *CHOICE)
+    line.show("", *WATCHED, *AUTO)
+    line.show("", *WATCHED, *CHOICE)
     assert choose(line, B, CHOICE)[0] == [None] * 3
     assert choose(line, A, CHOICE)[0] == list(AUTO)
 
 
 def test_a_pasted_choice_goes_with_its_checkpoint(line: Any) -> None:
     line._generation.pasted_for = TEXT
-    line.show(*WATCHED, *CHOICE)
+    line.show("", *WATCHED, *CHOICE)
     left, shown = choose(line, TEXT, CHOICE)
     assert left == [None] * 3
     assert "fits" in shown
