@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from modelsmith_webui import api, settings, xyz
+from modelsmith_webui import api, settings, xyz, xyz_merge
 from modelsmith_webui.generation import Generation
 from modelsmith_webui.generation_script import script_class
 from modelsmith_webui.host import detect_host
@@ -48,7 +48,12 @@ def register(script_callbacks: Any, scripts: Any) -> type:
 def _script(host: Any, script_callbacks: Any, scripts: Any) -> type:
     """The script class, and the callbacks that go with generating pictures."""
     generation = Generation(host)
-    script_callbacks.on_before_ui(lambda: xyz.add_axes(scripts.scripts_data, getattr(host, "vae", None)))
+
+    def before_ui() -> None:
+        xyz.add_axes(scripts.scripts_data, getattr(host, "vae", None))
+        xyz_merge.add_axes(scripts.scripts_data, host)
+
+    script_callbacks.on_before_ui(before_ui)
     script_callbacks.on_infotext_pasted(lambda _text, params: generation.pasted(params))
     script_callbacks.on_cfg_denoiser(a1111_rescale.note_input)
     return script_class(generation, scripts)

@@ -10,7 +10,7 @@ from typing import Any
 from modelsmith.decision import Decision, Override, decide
 from modelsmith.errors import ModelsmithError
 from modelsmith.sampling_advice import Advice, Sampling, advise
-from modelsmith_webui import infotext, settings, xyz
+from modelsmith_webui import infotext, settings, xyz, xyz_merge
 from modelsmith_webui.hosts import a1111_rescale, forge_rescale
 from modelsmith_webui.hosts.common import Resolution
 
@@ -100,6 +100,7 @@ class Generation:
     def before_load(self, p: Any) -> None:
         """At the very start: nothing of an earlier job, also of one that failed, goes on to this one."""
         self._choose(None)
+        xyz_merge.prepare(self.host, p)
         vae = getattr(self.host, "vae", None)
         if vae is not None:
             vae.choose_for_job(p, getattr(p, xyz.CHOSEN, {}).get("vae"))

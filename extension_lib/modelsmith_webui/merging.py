@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,3 +126,18 @@ def request_again(host: Host, checkpoint: RecipeCheckpoint, output: str, *, over
     target = output_path(host.checkpoint_folder(), name)
     sources = sources_of(host, loras=bool(checkpoint.recipe.get("loras")))
     return replace(request_for(checkpoint, sources, target), overwrite=overwrite)
+
+
+# the merge that stands in the tab
+
+_shown: weakref.WeakKeyDictionary[Host, MergeRequest] = weakref.WeakKeyDictionary()
+
+
+def remember_shown(host: Host, request: MergeRequest) -> None:
+    """Keep what the Merge tab shows now, for axes of the X/Y/Z plot that vary it."""
+    _shown[host] = request
+
+
+def shown_request(host: Host) -> MergeRequest | None:
+    """What the Merge tab showed last, where it was a merge that can be made."""
+    return _shown.get(host)

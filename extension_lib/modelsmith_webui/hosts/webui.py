@@ -23,6 +23,22 @@ PROGRESS_STEPS = 1000
 MODEL_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
+def chosen_checkpoint() -> str:
+    """The name of the checkpoint that the user has chosen."""
+    from modules import shared
+
+    return str(getattr(shared.opts, "sd_model_checkpoint", None) or "")
+
+
+def register_checkpoint(path: Path) -> str:
+    """Make the webui know a checkpoint that lies elsewhere, until it reads its folders anew; its title."""
+    from modules import sd_models
+
+    info = sd_models.CheckpointInfo(str(path))
+    info.register()
+    return str(info.title)
+
+
 class WebuiJob:
     """The running job of the webui: its progress bar and its Interrupt."""
 

@@ -23,6 +23,7 @@ from modelsmith_webui.api import find_file
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import history_of
 from modelsmith_webui.host import Host, JobControl
+from modelsmith_webui.merging import remember_shown
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.html import notice
 from modelsmith_webui.tab.merge_extras import MergeExtras
@@ -233,6 +234,7 @@ class MergeView:
         insisting = form.mix != STOP_AT_MIX
         try:
             plan = plan_merge(form.request(self.host))
+            remember_shown(self.host, plan.request)
             remedies = self.remedies.for_plan(form, plan)
             html = plan_html(plan, self.tr, remedies, self.speed.expected_seconds(plan))
             return [html, gr.update(visible=insisting)]
