@@ -31,7 +31,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setitem(sys.modules, module.__name__, module)
     found: Any = neo.NeoHost()
     found.resolver = Resolver(lambda: True)
-    found.arguments, found.data = arguments, data
+    found.arguments, found.data, found.opts = arguments, data, shared.opts
     yield found
     found.uninstall()
 
@@ -72,6 +72,19 @@ def test_a_flow_predictor_is_left_alone_and_said(host: Any, tmp_path: Path) -> N
     assert not status.applied
     assert "contains 'rectified'" in status.notes[-1]
     assert not hasattr(host.data.sd_model, forge.STATE)
+
+
+def test_a_fast_refiner_of_another_type_is_said(host: Any, tmp_path: Path) -> None:
+    first, second = write(tmp_path, Recipe("xl", SDXL)), write(tmp_path, Recipe("v", SDXL, markers=("v_pred",)))
+    loaded(host, first, "PredictionDiscreteFlow")
+    said: list[str] = []
+    for fast, refiner, expected in ((False, second, 0), (True, first, 0), (True, second, 1)):
+        host.opts.refiner_fast_sd = fast
+        info = SimpleNamespace(filename=str(refiner))
+        job = SimpleNamespace(refiner_checkpoint_info=info, extra_generation_params={}, comment=said.append)
+        host.before_process(job)
+        assert len(said) == expected
+    assert "v.safetensors wants others (v_prediction, ZTSNR off)" in said[0]
 
 
 @pytest.mark.parametrize(("kind", "word"), [("edm", "gives noise"), ("epsilon", None)])

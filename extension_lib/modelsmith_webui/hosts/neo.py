@@ -87,6 +87,27 @@ class NeoHost(ForgeHost):
         if not_loadable(report) is not None:
             logger.warning("%s is %s, which this webui cannot load; use Forge", path.name, report.badge())
 
+    def before_process(self, processing: Any) -> None:
+        super().before_process(processing)
+        problem = self._fast_refiner(processing)
+        if problem and hasattr(processing, "comment"):
+            processing.comment(f"Modelsmith: {problem}")
+
+    def _fast_refiner(self, processing: Any) -> str | None:
+        """Why the second model of a job would be sampled as the first: Neo can swap the weights and tell nobody."""
+        from modules import shared
+
+        path, info = self.loaded_checkpoint(), getattr(processing, "refiner_checkpoint_info", None)
+        if path is None or info is None or not getattr(shared.opts, "refiner_fast_sd", False):
+            return None
+        first, second = (self.resolver.resolve(one).decision for one in (path, Path(info.filename)))
+        if (first.prediction, first.ztsnr) == (second.prediction, second.ztsnr):
+            return None
+        return (
+            f"the fast refiner keeps prediction type and schedule of {path.name}, but {Path(info.filename).name} wants "
+            f"others ({second.prediction}, ZTSNR {'on' if second.ztsnr else 'off'}); switch the fast refiner off"
+        )
+
     def status(self) -> LoadedStatus | None:
         status = super().status()
         if status is None or status.applied or status.decision.prediction is None:
