@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import struct
+import time
+import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,9 +29,14 @@ V1 = "/modelsmith/v1"
 
 
 def picture(webui: Webui, **fields: Any) -> str:
-    """The pixels of one picture, hashed; what else the file holds (the infotext) is left out."""
+    """The pixels of one picture, hashed."""
     webui.txt2img(**fields)
-    data = base64.b64decode(webui.answer["images"][0])
+    return pixels(webui.answer["images"][0])
+
+
+def pixels(image: str) -> str:
+    """A hash of a PNG's pixels; what else the file holds (the infotext) is left out."""
+    data = base64.b64decode(image)
     place, packed = 8, b""
     while place < len(data):
         (length,) = struct.unpack(">I", data[place : place + 4])
@@ -163,6 +170,58 @@ def test_missing_model_fails_clearly_and_the_previous_model_stays(own: Webui, re
     assert picture(own) != before
     report("missing model", own.flavour, "previous model kept", "works again when it is back")
     assert not list(own.checkpoints.glob("*.corrupted"))
+
+
+# X/Y/Z plot, history
+
+
+def cells(webui: Webui, axis: str, values: str) -> list[tuple[str, str]]:
+    """Pixels and infotext of each cell of a row."""
+    info = webui.get("/sdapi/v1/script-info")
+    script = next(one for one in info if one["name"] == "x/y/z plot" and not one["is_img2img"])
+    labels = script["args"][0]["choices"]
+    assert labels.count(axis) == 1
+    arguments = [labels.index(axis), values, values.split(","), 0, "", [], 0, "", []]
+    webui.txt2img(
+        script_name="x/y/z plot", script_args=[*arguments, False, True, False, True, False, False, False, 0, True]
+    )
+    texts = json.loads(webui.answer["info"])["infotexts"]
+    assert len(webui.answer["images"]) == len(texts) == len(values.split(",")) + 1
+    return [(pixels(image), text) for image, text in zip(webui.answer["images"][1:], texts[1:], strict=True)]
+
+
+def test_axes_vary_the_chosen_recipe(own: Webui, report: Callable[..., None]) -> None:
+    recipe(own, "sdxl", "strong", alpha=0.9)
+    recipe(own, "sdxl", "plotted", alpha=0.2)
+    own.select("strong")
+    strong = picture(own)
+    own.select("plotted")
+    weak = picture(own)
+    found = cells(own, "[Modelsmith] Merge: alpha", "0.2,0.9,0.2")
+    assert [image for image, _ in found] == [weak, strong, weak]
+    assert "Modelsmith merge: alpha 0.9" in found[1][1]
+    assert picture(own) == weak
+    entry = own.get(f"{V1}/history?infotext={urllib.parse.quote(found[1][1])}")[0]
+    whole = own.get(f"{V1}/history/{entry['id']}")
+    assert whole["recipe"]["parameters"]["alpha"] == 0.9
+    blocks = cells(own, "[Modelsmith] Merge: block", "OUT=1,OUT03=0.2")
+    assert blocks[1][0] == weak != blocks[0][0]
+    report("X/Y/Z", own.flavour, "alpha and block", "cells equal the recipes' own pictures", entry["file"])
+
+
+def test_a_recipe_is_saved_as_a_file_over_the_api(own: Webui) -> None:
+    recipe(own, "sd15", "to-save")
+    own.select("to-save")
+    wanted = picture(own)
+    job = own.post(f"{V1}/recipe/replay", {"name": "to-save.safetensors", "output": "from-recipe"})["job"]
+    for _ in range(240):
+        job = own.get(f"{V1}/jobs/{job['id']}")
+        if job["state"] in ("done", "failed"):
+            break
+        time.sleep(0.5)
+    assert job["state"] == "done", job
+    own.select("from-recipe")
+    assert picture(own) == wanted
 
 
 # without the extension
