@@ -8,7 +8,7 @@ true keys at a narrow width), measures in interleaved runs, prints a table as Ma
 within one run tell something; seconds tell about the machine. CPU seconds are of the job alone, without the imports
 before it. PYTHON is an interpreter that has sd-mecha.
 
---huge merges two sparse files with FLUX.2's keys, of 17, 33 and 64 GB each, and drops the output.
+--huge merges two sparse files with FLUX.2's keys, of 21, 37 and 64 GB each, and drops the output.
 """
 
 from __future__ import annotations

@@ -174,11 +174,19 @@ def test_hashes_of_inputs_are_computed_in_passing_and_that_of_the_output_when_th
         metadata = file.metadata()
     for path in abc:
         assert true[path] in metadata["sd_merge_models"] and true[path] in metadata["modelsmith_recipe"]
-    assert first.sha256 is None
+    assert first.sha256 is None and first.data_sha256 is None
     data = out.read_bytes()
     second = merge(MergeRequest(abc, "add_difference", out, {"alpha": 0.3}, known_hashes=true, overwrite=True))
     assert second.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     assert out.read_bytes() == data
+
+
+def test_the_hash_of_the_data_in_passing(abc: Models, tmp_path: Path) -> None:
+    out = tmp_path / "o.safetensors"
+    result = merge(MergeRequest(abc[:2], "weighted_sum", out, {"alpha": 0.3}), EngineOptions(3, 4096, hash_data=True))
+    written = out.read_bytes()
+    begin = 8 + int.from_bytes(written[:8], "little")
+    assert result.sha256 is None and result.data_sha256 == hashlib.sha256(written[begin:]).hexdigest()
 
 
 def test_input_hashes_when_tensors_lie_in_another_order(abc: Models, tmp_path: Path) -> None:

@@ -40,23 +40,27 @@ class WriterOptions:
     """How to write.
 
     chunk_bytes: a multiple of 4 KiB. buffers: how many chunks may be under way at once.
-    hashing: whether to compute the SHA-256 of the file; it must be off where the header is replaced at the end.
+    hashing: whether to compute the SHA-256 of the file; it must be off where the header is replaced at the end, since
+    the hash begins with the header. hash_data: then, to compute that of the data alone.
     """
 
     overwrite: bool = False
     direct: bool = True
     hashing: bool = True
+    hash_data: bool = False
     chunk_bytes: int = CHUNK_BYTES
     buffers: int = 4
 
 
 @dataclass(frozen=True)
 class Written:
-    """The finished file. sha256 is None where hashing was off."""
+    """The finished file. sha256 is None where hashing was off; data_sha256, of the bytes after the header (which
+    trainers and model sites call AutoV3), is there where that was asked for instead."""
 
     path: Path
     bytes: int
     sha256: str | None
+    data_sha256: str | None = None
 
 
 @dataclass
@@ -124,9 +128,10 @@ class StreamingWriter:
         self._stopped = False
         self._finished = False
         self._free = [aligned_buffer(self.options.chunk_bytes) for _ in range(max(1, self.options.buffers))]
-        self._hasher = _Hasher(self._release) if self.options.hashing else None
+        wanted = self.options.hashing or self.options.hash_data
+        self._hasher = _Hasher(self._release) if wanted else None
         if self._hasher:
-            self._hasher.start(self._header)
+            self._hasher.start(self._header if self.options.hashing else b"")
         self._stream: Chunk | None = None
         self._filled = 0
         self._position = 0
@@ -219,7 +224,7 @@ class StreamingWriter:
         header = self._header
         if metadata is not None:
             header = build_header(self.entries, metadata, len(self._header))
-            if len(header) != len(self._header) or self._hasher:
+            if len(header) != len(self._header) or self.options.hashing:
                 raise UsageError("the header may not grow, nor its content once it was hashed")
         aligned = aligned_buffer(len(header))
         aligned[:] = header
@@ -229,7 +234,8 @@ class StreamingWriter:
             check(self._output.temporary)
         self._output.commit()
         self._finished = True
-        return Written(self._output.target, self._output.size, digest)
+        whole = digest if self.options.hashing else None
+        return Written(self._output.target, self._output.size, whole, None if self.options.hashing else digest)
 
     def abort(self) -> None:
         """Stop and remove the temporary file; the target is as it was."""

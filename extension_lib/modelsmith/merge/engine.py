@@ -59,13 +59,7 @@ def run_merge(
     streamed = UNKNOWN_HASH in known
     keep_memory()
     threads = options.threads or min(4, (os.cpu_count() or 1) + 1)
-    writing = WriterOptions(
-        overwrite=plan.request.overwrite,
-        direct=options.direct,
-        hashing=not streamed,
-        chunk_bytes=options.chunk_bytes,
-        buffers=threads + 4,
-    )
+    writing = _writing(plan, options, threads, streamed)
     with ExitStack() as stack:
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
@@ -75,12 +69,8 @@ def run_merge(
         writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))
         run = _Run(plan, sources, _lora(plan, stack), writer, hashes, device)
         _work(run, threads, _Reporter(progress, cancelled, writer.data_bytes, started))
-        final = tuple(
-            hashes[_only_file(source)].finish() if digest == UNKNOWN_HASH and _is_single(source) else digest
-            for source, digest in zip(sources, known, strict=True)
-        )
+        metadata = plan.metadata(_final_hashes(sources, known, hashes))
         run.check_unchanged()
-        metadata = plan.metadata(final)
         if progress:
             progress(MergeProgress(writer.data_bytes, writer.data_bytes, "finishing", time.monotonic() - started))
         written = writer.finish(metadata if streamed else None)
@@ -91,6 +81,19 @@ def run_merge(
         written.bytes,
         (*plan.notices, *run.notices()),
         metadata[RECIPE_KEY],
+        written.data_sha256,
+    )
+
+
+def _writing(plan: MergePlan, options: EngineOptions, threads: int, streamed: bool) -> WriterOptions:
+    """streamed: the inputs' hashes are computed while they stream by, so the header is written anew at the end."""
+    return WriterOptions(
+        overwrite=plan.request.overwrite,
+        direct=options.direct,
+        hashing=not streamed,
+        hash_data=streamed and options.hash_data,
+        chunk_bytes=options.chunk_bytes,
+        buffers=threads + 4,
     )
 
 
@@ -152,6 +155,16 @@ def _is_single(source: WeightSource) -> bool:
 
 def _only_file(source: WeightSource) -> RangeFile:
     return next(iter(source.files.values()))
+
+
+def _final_hashes(
+    sources: list[WeightSource], known: tuple[str, ...], hashes: dict[RangeFile, InputHash]
+) -> tuple[str, ...]:
+    """The hashes of all inputs, those computed in passing brought to the ends of their files."""
+    return tuple(
+        hashes[_only_file(source)].finish() if digest == UNKNOWN_HASH and _only_file(source) in hashes else digest
+        for source, digest in zip(sources, known, strict=True)
+    )
 
 
 def _input_hashes(plan: MergePlan, sources: list[WeightSource], known: tuple[str, ...]) -> dict[RangeFile, InputHash]:

@@ -78,7 +78,12 @@ class MergeProgress:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A finished merge. sha256 is None where it could not be computed in passing; recipe is our own, as JSON text."""
+    """A finished merge; recipe is our own, as JSON text.
+
+    sha256: None where a model's hash was not known beforehand. The header, with which the hash begins, holds the hashes
+    of the models, and those are complete only when the last byte has passed: the file's hash would take a second pass.
+    data_sha256: of the bytes after the header, in passing, where ``EngineOptions.hash_data`` asked for it then.
+    """
 
     path: Path
     sha256: str | None
@@ -86,6 +91,7 @@ class MergeResult:
     bytes: int
     notices: tuple[Notice, ...]
     recipe: str
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,12 @@ class EngineOptions:
     2 MiB the operands and the result of a chunk stay in the processor's cache between reading, computing, hashing and
     writing (8 MiB took a third more processor time).
     device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (``device.choose_device`` says what it takes). A GPU may round a
-    last bit otherwise than a CPU does.
+    last bit otherwise than a CPU does. hash_data: where the hash of the file cannot be had in passing, compute that of
+    its data; it takes a third hash beside those of two models.
     """
 
     threads: int = 0
     chunk_bytes: int = 2 << 20
     direct: bool = True
     device: str = "cpu"
+    hash_data: bool = False
