@@ -163,6 +163,9 @@ def plot(webui: Webui, axis: str, values: str, **fields: Any) -> list[list[dict[
     assert labels.count(axis) == 1
     x = [labels.index(axis), values, values.split(",")]
     arguments = [*x, 0, "", [], 0, "", [], False, True, False, True, False, False, False, 0, True]
+    if len(script["args"]) > len(arguments):
+        # Neo asks for the number of rows before the margin.
+        arguments.insert(-2, script["args"][-3]["value"])
     steps = webui.txt2img(script_name="x/y/z plot", script_args=arguments, **fields)
     count = len(values.split(","))
     each, rest = divmod(len(steps), count)
