@@ -180,3 +180,19 @@ def test_the_embeddings_may_go_where_another_program_has_them() -> None:
     with pytest.raises(UnknownNameError):
         place_like(given, layout, "nobody", 0.5)
     assert all(set(moves) <= {"TIME"} for moves in PLACEMENTS.values())
+
+
+def test_parts_in_files_of_their_own_have_blocks_too() -> None:
+    names = shapes("sdxl")
+    vae = [name.removeprefix("first_stage_model.") for name in names if name.startswith("first_stage_model.")]
+    layout = layout_for(None, vae)
+    assert layout.id == "vae" and {layout.block_of(name) for name in vae} == set(layout.ids)
+    assert layout.block_of("decoder.up.3.block.0.conv1.weight") == "DEC3"
+    assert layout.block_of("decoder.conv_out.weight") == "DEC"
+    for prefix in ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."):
+        text = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        layout = layout_for(None, text)
+        assert layout.id.startswith("text-") and layout.positional[:3] == (BASE, "EMB", "L00")
+        assert {"EMB", "L00"} <= {layout.block_of(name) for name in text}
+    assert layout_for(None, ["a.weight"]) is PLAIN and layout_for("pixart", vae) is PLAIN
+    assert preset_weights("DEPTH_UP", layout_for(None, vae))["DEC"] == 1.0

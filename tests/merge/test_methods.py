@@ -286,3 +286,14 @@ def test_names_numbers_and_declarations_are_checked() -> None:
         @implements(get_method("slerp"))
         def wrong(a: Tensor, *, beta: float) -> Tensor:
             return a * beta
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.seeded], ids=lambda spec: spec.id)
+def test_methods_stay_on_the_device_of_their_operands(spec: MethodSpec) -> None:
+    """A tensor made without saying where lies on the default device, and would not mix with the others."""
+    operands = [*models(spec, (4, 6)), *models(spec, (6,))]
+    half = len(operands) // 2
+    wanted = [spec.function()(*part, **defaults(spec)) for part in (operands[:half], operands[half:])]
+    with torch.device("meta"):
+        found = [spec.function()(*part, **defaults(spec)) for part in (operands[:half], operands[half:])]
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))

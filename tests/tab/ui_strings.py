@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsmith import sampling_advice
-from modelsmith.merge.blocks import LAYOUTS, PLAIN
+from modelsmith.merge.blocks import LAYOUTS, PLAIN, VAE_LAYOUT
 from modelsmith.merge.guard import CHOICES
 from modelsmith_webui import probing
 from modelsmith_webui.tab import block_editor, convert_words, history_page, remedies, words
@@ -115,7 +115,7 @@ def table_strings() -> Iterator[str]:
     for spec in methods().values():
         yield from (spec.label, spec.summary)
     yield from (parameter.label for spec in methods().values() for parameter in spec.parameters)
-    for layout in (*LAYOUTS.values(), PLAIN):
+    for layout in (*LAYOUTS.values(), VAE_LAYOUT, PLAIN):
         shown = [layout.block(name).label for name in layout.positional]
         yield from (re.sub(r" \d+$", "", label) for label in shown)
 

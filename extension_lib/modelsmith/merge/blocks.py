@@ -206,7 +206,53 @@ def _layouts() -> dict[str, BlockLayout]:
 
 LAYOUTS: Mapping[str, BlockLayout] = _layouts()
 PLAIN = BlockLayout("plain", "Whole model", (Block(BASE, "Whole model", "base", ""),), (BASE,))
-"""For models without blocks of their own, such as a VAE or a text encoder."""
+"""For models without blocks of their own."""
+
+_TEXT_LAYER = re.compile(r"(?:^|\.)(?:layers|resblocks|block)\.(\d+)\.")
+_TEXT_TABLE = r"(?:token_embedding|embed_tokens|shared)\.weight$"
+
+
+def _vae_layout() -> BlockLayout:
+    """A VAE on its own (the layout of AutoencoderKL in its original naming)."""
+    base = Block(BASE, "Base (everything else)", "base", "")
+    middle = [
+        Block("EMID", "Encoder, middle", "middle", r"^encoder\.mid\."),
+        Block("DMID", "Decoder, middle", "middle", r"^decoder\.mid\."),
+    ]
+    encoder = [Block(f"ENC{n}", f"Encoder {n}", "in", rf"^encoder\.down\.{n}\.") for n in range(4)]
+    decoder = [Block(f"DEC{n}", f"Decoder {n}", "out", rf"^decoder\.up\.{n}\.") for n in (3, 2, 1, 0)]
+    first = Block("ENC", "Encoder, rest", "in", r"^encoder\.(?!down\.|mid\.)", BASE)
+    last = Block("DEC", "Decoder, rest", "out", r"^decoder\.(?!up\.|mid\.)", BASE)
+    blocks = (base, first, *encoder, *middle, *decoder, last)
+    return BlockLayout("vae", "VAE", blocks, tuple(block.id for block in blocks))
+
+
+VAE_LAYOUT = _vae_layout()
+"""For a VAE in a file of its own."""
+
+
+@lru_cache(maxsize=16)
+def _text_layout(count: int) -> BlockLayout:
+    """A text encoder on its own: its embeddings, its layers, the rest."""
+    base = Block(BASE, "Base (everything else)", "base", "")
+    table = Block(
+        "EMB", "Embedders", "in", r"(?:^|\.)(?:embeddings\.|token_embedding|positional_embedding|embed_tokens|shared\.)"
+    )
+    path = r"(?:^|\.)(?:layers|resblocks|block)"
+    layers = [Block(f"L{n:02d}", f"Layer {n}", "blocks", rf"{path}\.{n}\.") for n in range(count)]
+    blocks = (base, table, *layers)
+    return BlockLayout(f"text-{count}", "Text encoder", blocks, tuple(block.id for block in blocks))
+
+
+def _part_layout(keys: Sequence[str] | Mapping[str, object]) -> BlockLayout:
+    """The layout of a VAE or a text encoder in a file of its own, told by its tensors; else the plain one."""
+    if "decoder.conv_in.weight" in keys and "encoder.conv_in.weight" in keys:
+        return VAE_LAYOUT
+    if any(re.search(_TEXT_TABLE, key) for key in keys):
+        layers = [int(found[1]) for key in keys if (found := _TEXT_LAYER.search(key))]
+        if layers:
+            return _text_layout(max(layers) + 1)
+    return PLAIN
 
 
 def layout_for(architecture: str | None, keys: Sequence[str] | Mapping[str, object] = ()) -> BlockLayout:
@@ -223,7 +269,7 @@ def layout_for(architecture: str | None, keys: Sequence[str] | Mapping[str, obje
         if holds("single_blocks.47."):
             return LAYOUTS["flux2-dev"]
         return LAYOUTS["flux2-klein-9b" if holds("single_blocks.23.") else "flux2-klein-4b"]
-    return PLAIN
+    return PLAIN if architecture is not None else _part_layout(keys)
 
 
 def parse_weights(text: str, layout: BlockLayout) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("-b", "--model-b", type=Path, metavar="B", help="the second model")
     parser.add_argument("-c", "--model-c", type=Path, metavar="C", help="the third model")
     parser.add_argument("--more", type=Path, nargs="*", default=[], metavar="MODEL", help="further models")
+    _add_weights(parser)
+    _add_result(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """How strongly which tensors are merged."""
     parser.add_argument("--alpha", type=float, help="the main weight; each method has a default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any parameter of the method")
     parser.add_argument(
@@ -33,7 +41,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="WEIGHTS",
         help="alpha by block: numbers in order (26 for SD1 and SD2, 21 for SDXL) and NAME=value, separated by commas",
     )
-    parser.add_argument("--preset", metavar="NAME", help="alpha by block from a known preset, such as GRAD_V")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="alpha by block from a preset, such as GRAD_V, OUT_FROM_B or one of your own"
+    )
+    parser.add_argument(
+        "--weights-of",
+        action="append",
+        default=[],
+        metavar="PARAMETER=WEIGHTS",
+        help="any parameter by block, such as beta=GRAD_A",
+    )
+    parser.add_argument("--save-preset", metavar="NAME", help="keep --block-weights under this name")
+    parser.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="PARAMETER=RULE",
+        help="weights of single tensors, such as alpha='OUT03-OUT05:attn2:0.5' or alpha='/attn2.*to_k/:0.5'",
+    )
+    parser.add_argument(
+        "--finetune",
+        default="",
+        metavar="NUMBERS",
+        help="detail, contrast and colour after the merge: IN, OUT, OUT2, CONT, BRI, COL1-3, or NAME=value",
+    )
+
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    """What is written, and how."""
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the new .safetensors file")
     parser.add_argument(
         "--dtype",
@@ -58,11 +93,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--missing", choices=("take_a", "skip", "stop"), default="take_a", help="tensors that another model lacks"
     )
     parser.add_argument("--allow-prediction-mix", metavar="TYPE", help="merge across prediction types, marked as TYPE")
+    parser.add_argument("--save-recipe", type=Path, metavar="FILE", help="write the recipe as JSON too")
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:0 or auto (default: cpu)")
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,7 +124,16 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{result.path} ({result.bytes:,} bytes, {result.seconds:.1f} s)")
     if result.sha256:
         print(f"sha256 {result.sha256}")
+    if arguments.save_recipe:
+        _write_text(arguments.save_recipe, result.recipe + "\n")
     return 0
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror})", "Choose another place") from error
 
 
 def _request(arguments: argparse.Namespace) -> MergeRequest:
@@ -103,29 +147,70 @@ def _request(arguments: argparse.Namespace) -> MergeRequest:
     parameters = dict(_pair(text) for text in arguments.set)
     if arguments.alpha is not None:
         parameters["alpha"] = arguments.alpha
-    if arguments.preset and arguments.block_weights:
-        raise UsageError("--preset and --block-weights cannot be given together", "Choose one of them")
-    weights = arguments.preset or arguments.block_weights
+    block_weights = _texts(arguments.weights_of, "--weights-of beta=GRAD_A")
+    weights = _alpha_weights(arguments)
+    if weights:
+        block_weights["alpha"] = weights
+    rules: dict[str, str] = {}
+    for text in arguments.rule:
+        for name, rule in _texts([text], "--rule alpha=OUT03:attn2:0.5").items():
+            rules[name] = f"{rules[name]}\n{rule}" if name in rules else rule
     return MergeRequest(
         models=(*given, *arguments.more),
         method=arguments.method,
         output=arguments.output,
         parameters=parameters,
-        block_weights={"alpha": weights} if weights else {},
+        block_weights={name: _own_preset(weights) for name, weights in block_weights.items()},
         dtype=arguments.dtype,
         overwrite=arguments.overwrite,
         missing=arguments.missing,
         allow_prediction_mix=arguments.allow_prediction_mix,
         loras=tuple(parse_spec(text) for text in arguments.lora),
-        component_dtypes=dict(_component(text) for text in arguments.component_dtype),
+        component_dtypes=_texts(arguments.component_dtype, "--component-dtype vae=fp32"),
+        rules=rules,
+        finetune=arguments.finetune,
     )
 
 
-def _component(text: str) -> tuple[str, str]:
-    name, mark, label = text.partition("=")
-    if not mark:
-        raise UsageError(f"{text!r} is not COMPONENT=PRECISION", "Give for example --component-dtype vae=fp32")
-    return name.strip(), label.strip()
+def _alpha_weights(arguments: argparse.Namespace) -> str | None:
+    """Alpha by block, as text; kept under a name where that was asked for."""
+    if arguments.preset and arguments.block_weights:
+        raise UsageError("--preset and --block-weights cannot be given together", "Choose one of them")
+    if not arguments.save_preset:
+        return arguments.preset or arguments.block_weights
+    from modelsmith.files.header import read_header
+    from modelsmith.identify import identify_header
+    from modelsmith.merge.blocks import layout_for
+    from modelsmith.merge.user_presets import UserPresets, default_path
+
+    if not arguments.block_weights:
+        raise UsageError("--save-preset keeps what --block-weights gives, which is missing", "Give both")
+    header = read_header(arguments.model_a)
+    layout = layout_for(identify_header(header).architecture, header.tensors)
+    UserPresets(default_path()).save(arguments.save_preset, arguments.block_weights, layout)
+    return arguments.block_weights
+
+
+def _own_preset(text: str) -> str:
+    """A name that only the user's own presets have, as its weights; any other text as it is."""
+    from modelsmith.merge.presets import BY_GROUP, PRESETS
+    from modelsmith.merge.user_presets import UserPresets, default_path
+
+    name = text.strip()
+    if name.upper() in PRESETS or name.upper() in BY_GROUP:
+        return text
+    return UserPresets(default_path()).all().get(name, text)
+
+
+def _texts(given: Sequence[str], example: str) -> dict[str, str]:
+    """``NAME=text`` by name. Raises UsageError with an example."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, mark, rest = text.partition("=")
+        if not mark:
+            raise UsageError(f"{text!r} is not NAME=…", f"Give for example {example}")
+        found[name.strip()] = rest.strip()
+    return found
 
 
 def _pair(text: str) -> tuple[str, float]:

@@ -17,7 +17,7 @@ _ROWS = 1 << 20  # values in fp64 at a time
 def column_sums(a: Tensor, b: Tensor) -> Tensor:
     """For every column (the first dimension runs down) the sums of a·b, a² and b², in fp64, shape (3, columns)."""
     rows_a, rows_b = a.reshape(a.shape[0] if a.dim() else 1, -1), b.reshape(b.shape[0] if b.dim() else 1, -1)
-    sums = torch.zeros(3, rows_a.shape[1], dtype=torch.float64)
+    sums = torch.zeros(3, rows_a.shape[1], dtype=torch.float64, device=a.device)
     step = max(1, _ROWS // max(1, rows_a.shape[1]))
     for first in range(0, rows_a.shape[0], step):
         one, other = rows_a[first : first + step].double(), rows_b[first : first + step].double()

@@ -70,7 +70,7 @@ def _slice_of_b(a: Tensor, b: Tensor, axis: int, alpha: float, beta: float) -> T
         return (b if alpha > 0.5 else a).clone()
     size = a.shape[axis]
     first, end = round(size * beta), round(size * (alpha + beta))
-    chosen = (torch.arange(size) - first) % size < end - first
+    chosen = (torch.arange(size, device=a.device) - first) % size < end - first
     return torch.where(chosen.reshape([-1 if place == axis else 1 for place in range(a.dim())]), b, a)
 
 

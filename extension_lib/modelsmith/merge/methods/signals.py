@@ -20,7 +20,7 @@ _GAUSS_REACH = 4  # scipy.ndimage.gaussian_filter cuts off after four sigma
 def _mirrored(values: Tensor, axis: int, reach: int) -> Tensor:
     """Values with ``reach`` more at both ends of an axis, mirrored at the edge (d c b a | a b c d | d c b a)."""
     size = values.shape[axis]
-    places = torch.arange(-reach, size + reach) % (2 * size)
+    places = torch.arange(-reach, size + reach, device=values.device) % (2 * size)
     return values.index_select(axis, torch.where(places < size, places, 2 * size - 1 - places))
 
 
@@ -81,8 +81,8 @@ def top_k_tensor_sum(a: Tensor, b: Tensor, *, alpha: float, beta: float) -> Tens
     wraps = begin + alpha > 1
     low, high = (begin + alpha - 1, begin) if wraps else (begin, begin + alpha)
     ordered = torch.sort(a.reshape(-1)).values
-    ranks = torch.empty(count, dtype=torch.int64)
-    ranks[torch.argsort(b.reshape(-1), stable=True)] = torch.arange(count)
+    ranks = torch.empty(count, dtype=torch.int64, device=a.device)
+    ranks[torch.argsort(b.reshape(-1), stable=True)] = torch.arange(count, device=a.device)
     moved = ordered[ranks]
     bottom, top = _magnitude(ordered, round(low * count)), _magnitude(ordered, round(high * count))
     chosen = (moved.abs() > bottom) & (moved.abs() <= top)
@@ -104,7 +104,7 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, bet
         return (b if alpha > 0.5 else a).clone()
     order = torch.argsort(c.reshape(-1), stable=True)
     one, other = (_frequencies(values.reshape(-1)[order]) for values in (a, b))
-    frequencies = torch.arange(one.numel(), dtype=a.dtype) / one.numel()
+    frequencies = torch.arange(one.numel(), dtype=a.dtype, device=a.device) / one.numel()
     cut = (1.0 - alpha) * (1.0 + beta) - beta / 2
     if beta > 0:
         share = ((frequencies - cut) / beta + 0.5).clamp(0.0, 1.0)
