@@ -38,7 +38,7 @@
     }
 
     // A new table takes over what the user had typed and how the old one was sorted.
-    const libraryState = {text: "", kind: "", column: -1, down: false};
+    const libraryState = {text: "", kind: "", column: -1, down: false, typing: false};
 
     function restoreLibrary(library) {
         const text = library.querySelector(".ms-filter");
@@ -52,6 +52,7 @@
             sortTable(library.querySelector("table"), libraryState.column, head);
         }
         if (text.value || kind.value) filterTable(library);
+        keepFocus(library);
     }
 
     function openRow(row) {
@@ -60,31 +61,54 @@
         write(field, JSON.stringify({name: row.dataset.name, at: Date.now()}));
     }
 
-    function tendLibrary() {
-        root().querySelectorAll(".ms-library:not([data-ready])").forEach(library => {
+    function renew(holder) {
+        holder.querySelectorAll(".ms-library:not([data-ready])").forEach(library => {
             library.dataset.ready = "1";
             // Files are still being read: the table is asked for again until none is waiting.
             if (Number(library.dataset.waiting) > 0) setTimeout(() => byId("modelsmith_library_poll")?.click(), 700);
             restoreLibrary(library);
-            const table = library.querySelector("table");
-            library.querySelector(".ms-filter").addEventListener("input", () => filterTable(library));
-            library.querySelector(".ms-kind-filter").addEventListener("change", () => filterTable(library));
-            table.querySelectorAll("th").forEach((head, column) => {
-                const act = () => sortTable(table, column, head);
-                head.addEventListener("click", act);
-                head.addEventListener("keydown", event => {
-                    if (event.key === "Enter" || event.key === " ") { act(); event.preventDefault(); }
-                });
-            });
-            table.tBodies[0].addEventListener("click", event => {
-                const row = event.target.closest("tr");
-                if (row) openRow(row);
-            });
-            table.tBodies[0].addEventListener("keydown", event => {
-                const row = event.target.closest("tr");
-                if (row && event.key === "Enter") openRow(row);
-            });
         });
+    }
+
+    // What was being typed in goes on in the new table.
+    function keepFocus(library) {
+        if (!libraryState.typing) return;
+        const field = library.querySelector(".ms-filter");
+        field.focus({preventScroll: true});
+        field.setSelectionRange(field.value.length, field.value.length);
+    }
+
+    function act(event) {
+        const head = event.target.closest("th");
+        const row = event.target.closest("tbody tr");
+        if (head) sortTable(head.closest("table"), head.cellIndex, head);
+        else if (row) openRow(row);
+        return head || row;
+    }
+
+    // The component stays while its table is replaced, so it is what listens: no click is lost between two tables, and
+    // the new one is sorted and filtered before it is painted.
+    function tendLibrary() {
+        const holder = byId("modelsmith_library_table");
+        if (!holder || holder.dataset.heard) return;
+        holder.dataset.heard = "1";
+        const filtered = event => {
+            const library = event.target.closest(".ms-library");
+            if (library && event.target.matches(".ms-filter, .ms-kind-filter")) filterTable(library);
+        };
+        holder.addEventListener("input", filtered);
+        holder.addEventListener("change", filtered);
+        holder.addEventListener("click", act);
+        holder.addEventListener("keydown", event => {
+            const key = event.key === "Enter" || (event.key === " " && event.target.closest("th"));
+            if (key && event.target.closest("th, tbody tr") && act(event)) event.preventDefault();
+        });
+        holder.addEventListener("focusin", event => { libraryState.typing = event.target.matches(".ms-filter"); });
+        document.addEventListener("pointerdown", event => {
+            if (!event.target.closest || !event.target.closest(".ms-filter")) libraryState.typing = false;
+        });
+        new MutationObserver(() => renew(holder)).observe(holder, {childList: true, subtree: true});
+        renew(holder);
     }
 
     onTend(tendLibrary);
