@@ -151,6 +151,9 @@ class _Calibrated(_Vae):
     latents: int = Field(3, ge=1, le=64, description="How many Gaussian latents to decode.")
     size: int = Field(32, ge=2, le=128, description="Their side in latent pixels.")
     seed: int = 0
+    images: list[str] = Field(
+        default_factory=list, description="Up to 16 pictures to try it on as well: PNG, JPEG or WebP in base64."
+    )
 
 
 class VaeCheckBody(_Calibrated):

@@ -28,11 +28,12 @@ from modelsmith.vae.measure import Watch
 from modelsmith.vae.report import check_json, fix_json, move_json
 from modelsmith_webui.api_checks import compare_work, verify_work
 from modelsmith_webui.api_merge import difference_work, merge_request, plan_of, replay_request
+from modelsmith_webui.api_pictures import decoded, picture_files
 from modelsmith_webui.background import Work
 from modelsmith_webui.host import Host, JobControl, ModelFile
 from modelsmith_webui.merging import merge_work
 from modelsmith_webui.places import make_folder, output_beside, output_of_kind
-from modelsmith_webui.vae_hints import hints
+from modelsmith_webui.vae_hints import hints, remember_cure, remember_measured
 
 Find = Callable[[list[ModelFile], str], ModelFile]
 
@@ -175,8 +176,8 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
     return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
 
 
-def _calibration(body: Any) -> CalibrationOptions:
-    return CalibrationOptions(body.latents, body.size, body.seed)
+def _calibration(body: Any, images: tuple[Path, ...]) -> CalibrationOptions:
+    return CalibrationOptions(body.latents, body.size, body.seed, images)
 
 
 def _named(answer: dict[str, object]) -> dict[str, Any]:
@@ -186,11 +187,15 @@ def _named(answer: dict[str, object]) -> dict[str, Any]:
 
 def _vae_check(host: Host, find: Find, body: Any) -> Prepared:
     file = find(host.model_files(), body.name)
-    vae = find_vae(read_header(file.path))
+    vae, pictures = find_vae(read_header(file.path)), decoded(body.images)
 
     def work(control: JobControl) -> dict[str, Any]:
         identity = identify_vae(vae, with_company(vae, hints(host, file, body.family)))
-        found = measure(vae, identity, _calibration(body), _watch(control)) if body.measure else None
+        found = None
+        if body.measure:
+            with picture_files(pictures) as images:
+                found = measure(vae, identity, _calibration(body, images), _watch(control))
+            remember_measured(host, vae, found)
         return _named(check_json(vae, identity, check_header(vae, identity), found))
 
     return Prepared(work)
@@ -201,19 +206,23 @@ def _vae_fix(host: Host, find: Find, body: Any) -> Prepared:
     find_vae(read_header(file.path))
     target = _free(output_beside(file, body.output, f"{file.path.stem}-fp16-cured"), body.overwrite)
     sides: tuple[Side, ...] = ("decoder", "encoder") if body.part == "both" else (body.part,)
+    pictures = decoded(body.images)
 
     def work(control: JobControl) -> dict[str, Any]:
-        request = FixRequest(
-            file.path,
-            target,
-            sides=sides,
-            headroom=body.headroom,
-            calibration=_calibration(body),
-            hints=hints(host, file, body.family),
-            overwrite=body.overwrite,
-            compare_bf16=body.compare_bf16,
-        )
-        return _named(fix_json(run_fix(request, _watch(control))))
+        with picture_files(pictures) as images:
+            request = FixRequest(
+                file.path,
+                target,
+                sides=sides,
+                headroom=body.headroom,
+                calibration=_calibration(body, images),
+                hints=hints(host, file, body.family),
+                overwrite=body.overwrite,
+                compare_bf16=body.compare_bf16,
+            )
+            result = run_fix(request, _watch(control))
+        remember_cure(host, file, result)
+        return _named(fix_json(result))
 
     return Prepared(work)
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from modelsmith.files.header import read_header
+from modelsmith.identify import identify
+from modelsmith.vae.choice import Judge
+from modelsmith.vae.layout import find_vae
+from modelsmith.vae.memory import VaeMemory
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.convert_words import VAE_ACTIONS
@@ -65,7 +73,7 @@ def start(view: VaeView, **changes: Any) -> str:
 
 
 def names(host: StandaloneHost) -> set[str]:
-    return {path.relative_to(host.models).as_posix() for path in host.models.rglob("*") if path.is_file()}
+    return {path.relative_to(host.models).as_posix() for path in host.models.rglob("*.safetensors")}
 
 
 def test_the_list_begins_with_vaes(view: VaeView) -> None:
@@ -74,11 +82,52 @@ def test_the_list_begins_with_vaes(view: VaeView) -> None:
 
 
 def test_the_page_says_what_a_vae_is(view: VaeView) -> None:
-    shown = view.look(FULL, None)
+    word, shown = view.look(FULL)
+    assert word["value"] == "what the file says"
     assert "SD1 / SD2 or SDXL" in shown and "a file of its own" in shown and "F32" in shown
-    assert "SDXL" in view.look(FULL, "SDXL") and "at risk in fp16" in view.look(FULL, "SDXL")
-    assert "inside a checkpoint, under first_stage_model." in view.look(DEMO_A, None)
-    assert 'role="alert"' in view.look("nothing-like-it", None)
+    told = view.say(FULL, "SDXL")
+    assert "SDXL" in told and "at risk in fp16" in told
+    assert "inside a checkpoint, under first_stage_model." in view.look(DEMO_A)[1]
+
+
+def test_a_persons_word_is_remembered_for_tab_and_choice(view: VaeView, host: StandaloneHost) -> None:
+    """Said once in the view, the word holds for a copy under another name, for the API and the automatic choice."""
+    view.say(FULL, "SDXL")
+    path = host.models / "VAE" / "four-levels.safetensors"
+    shutil.copy(path, path.with_name("copy.safetensors"))
+    word, shown = view.look("VAE / VAE/copy.safetensors")
+    assert word["value"] == "SDXL" and "you say so" in shown
+    kept = VaeMemory(host.data_folder() / "vae.json")
+    judge = Judge(kept, identify)
+    assert judge.verdict(path).label == "SDXL"
+    view.say(FULL, "what the file says")
+    assert view.look("VAE / VAE/copy.safetensors")[0]["value"] == "what the file says"
+
+
+def test_what_was_measured_is_remembered_and_shown(view: VaeView, host: StandaloneHost) -> None:
+    assert "Measured here" not in view.look(HOT)[1]
+    start(view)
+    assert "Measured here" in view.look(HOT)[1] and "Measured here" not in view.look(COOL)[1]
+    hot = host.models / "VAE" / "hot.safetensors"
+    assert Judge(VaeMemory(host.data_folder() / "vae.json"), identify).measured(find_vae(read_header(hot))) is True
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 24)) -> Path:
+    noise = torch.randint(0, 255, (size[1], size[0], 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def test_pictures_are_tried_too(view: VaeView, tmp_path: Path) -> None:
+    pictures = [str(picture(tmp_path / "one.png")), SimpleNamespace(name=str(picture(tmp_path / "two.jpg")))]
+    assert "one.png, two.jpg" in view.show_plan(values(pictures=pictures))
+    shown = start(view, pictures=pictures)
+    assert "one.png" in shown and "latent of two.jpg" in shown
+    assert "one.png" in view.show_plan(values(pictures=pictures, action=VAE_ACTIONS["fix"]))
+    assert "Cured and proved" in start(view, pictures=pictures, action=VAE_ACTIONS["fix"])
+    (tmp_path / "bad.png").write_text("no picture")
+    assert "no readable image" in start(view, pictures=[str(tmp_path / "bad.png")])
+    assert 'role="alert"' in view.look("nothing-like-it")[1]
 
 
 def test_only_the_controls_of_the_action_are_shown(view: VaeView) -> None:
@@ -88,10 +137,10 @@ def test_only_the_controls_of_the_action_are_shown(view: VaeView) -> None:
         assert button["value"] == word
         shown[name] = [state["visible"] for state in states]
     assert shown == {
-        "measure": [False] * 5,
-        "fix": [True, False, False, False, False],
-        "bake": [True, True, True, True, False],
-        "extract": [True, False, False, True, True],
+        "measure": [False, True, False, False, False, False],
+        "fix": [True, True, False, False, False, False],
+        "bake": [True, False, True, True, True, False],
+        "extract": [True, False, False, False, True, True],
     }
 
 
@@ -114,7 +163,7 @@ def test_the_cure_writes_a_proved_copy_beside(view: VaeView, host: StandaloneHos
     assert "ms-chart-after" in html and "Difference of the fp32 output" in html
     assert "VAE/hot-fp16-cured.safetensors" in names(host)
     cured = "VAE / VAE/hot-fp16-cured.safetensors"
-    assert "was cured for fp16 before" in view.look(cured, None)
+    assert "was cured for fp16 before" in view.look(cured)[1]
     assert "It stays within fp16" in start(view, file=cured)
 
 

@@ -12,9 +12,12 @@ import pytest
 from host.checkpoints import SD1, SDXL, Recipe, write
 from host.vae_files import change_vae, write_vae_file
 from modelsmith.errors import UnknownNameError
+from modelsmith.files.header import read_header
 from modelsmith.identify import identify
 from modelsmith.vae.choice import Judge, Model, Verdict, automatic
 from modelsmith.vae.families import Fingerprints
+from modelsmith.vae.health import values_print
+from modelsmith.vae.layout import find_vae
 from modelsmith.vae.memory import VaeMemory
 
 PRINTS = Fingerprints("a" * 64, "b" * 64)
@@ -117,13 +120,35 @@ def test_memory_lasts_and_survives_damage(tmp_path: Path) -> None:
     assert again.allowed(PRINTS, frozenset({"sd", "sdxl"}))
     assert not again.allowed(PRINTS, frozenset({"flux1"}))
     assert again.told() == {"digest": "sd"}
+    assert not again.any_measured and again.measured("print") is None
+    memory.note_measured("print", True, 70_000.0)
+    assert VaeMemory(path).measured("print") is True
     with pytest.raises(UnknownNameError, match="sdxl"):
         memory.say(PRINTS, "sdxk")
-    for damage in ("{", "[]", json.dumps({"said": [], "allowed": {"x": 1}, "taught": {"x": [1], "y": [1, 2, 3]}})):
+    strange = {"said": [], "allowed": {"x": 1}, "taught": {"x": [1], "y": [1, 2, 3]}, "measured": {"x": [1, 2]}}
+    for damage in ("{", "[]", json.dumps(strange)):
         path.write_text(damage)
         assert VaeMemory(path).told() == {}
         assert VaeMemory(path).said(PRINTS) is None
+        assert not VaeMemory(path).any_measured
     assert [found.name for found in tmp_path.iterdir()] == ["vae.json"]
+
+
+def test_what_was_measured_stands_above_the_header(tmp_path: Path, judge: Judge) -> None:
+    """A VAE seen to overflow is not taken for a cured one, nor its checkpoint's own for healthy, and the reverse."""
+    cured = write_vae_file(tmp_path / "twin.safetensors", family="sdxl", seed=1)
+    checkpoint = write(tmp_path, Recipe("xl", SDXL, text_layers=1))
+    model = judge.model(checkpoint)
+    assert (model.baked, judge.verdict(cured).cured) == ("at_risk", False)
+    print_of = {path: values_print(find_vae(read_header(path))) for path in (cured, checkpoint)}
+    judge.memory.note_measured(print_of[cured], False, 900.0)
+    judge.memory.note_measured(print_of[checkpoint], False, 1200.0)
+    assert (judge.model(checkpoint).baked, judge.verdict(cured).cured) == ("healthy", True)
+    assert automatic(judge, judge.model(checkpoint), [], None, half=True).reason == "baked"
+    judge.memory.note_measured(print_of[checkpoint], True, 2e5)
+    assert judge.model(checkpoint).baked == "at_risk"
+    judge.memory.note_measured(print_of[cured], True, 2e5)
+    assert judge.verdict(cured).cured is False
 
 
 def test_what_checkpoints_disagree_about_is_not_believed() -> None:

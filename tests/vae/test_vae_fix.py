@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from vae_oracles import diffusers_model, diffusers_run  # noqa: E402
 from modelsmith.errors import BadFileError, Cancelled, UsageError  # noqa: E402
 from modelsmith.files.header import read_header  # noqa: E402
 from modelsmith.vae import fix as fix_module  # noqa: E402
-from modelsmith.vae.calibration import CalibrationOptions  # noqa: E402
-from modelsmith.vae.families import identify_vae  # noqa: E402
+from modelsmith.vae.calibration import Calibration, CalibrationOptions  # noqa: E402
+from modelsmith.vae.families import fingerprint, identify_vae  # noqa: E402
 from modelsmith.vae.fix import FixRequest, NothingToCure, ProofFailed, run_fix  # noqa: E402
-from modelsmith.vae.health import FIX_RECORD, check_header, measure  # noqa: E402
+from modelsmith.vae.health import FIX_RECORD, check_header, measure, values_print  # noqa: E402
 from modelsmith.vae.keys import Naming  # noqa: E402
 from modelsmith.vae.layout import Layout, find_vae  # noqa: E402
 from modelsmith.vae.measure import Watch  # noqa: E402
@@ -38,6 +39,32 @@ def loud() -> dict[str, torch.Tensor]:
 
 def only(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
+
+
+def test_a_wide_vae_is_calculated_in_fp16_on_a_small_part(
+    tmp_path: Path, loud: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CPU cannot do whole in fp16 itself it does on a few latent pixels; an overflow there keeps nothing."""
+    monkeypatch.setattr(fix_module, "_NATIVE_WIDTH", 8)
+    source = write_vae(tmp_path / "loud.safetensors", LAYOUT, loud, "ldm")
+    request = FixRequest(source, tmp_path / "quiet.safetensors", calibration=CalibrationOptions(size=6))
+    proof = run_fix(request).proof
+    assert not proof.native and proof.small is not None and 0 < proof.small.largest < 0.05
+    far = Calibration((("far", torch.full((1, 4, 4, 4), 1e6)),), ())
+    monkeypatch.setattr(fix_module, "small_inputs", lambda *_: far)
+    with pytest.raises(ProofFailed, match="calculated in fp16 itself"):
+        run_fix(replace(request, target=tmp_path / "other.safetensors"))
+    assert only(tmp_path) == {"loud.safetensors", "quiet.safetensors"}
+
+
+def test_the_print_tells_a_cured_copy_from_its_original(tmp_path: Path, loud: dict[str, torch.Tensor]) -> None:
+    source = write_vae(tmp_path / "loud.safetensors", LAYOUT, loud, "ldm")
+    cured = run_fix(FixRequest(source, tmp_path / "quiet.safetensors", calibration=SMALL)).path
+    one, two = (find_vae(read_header(path)) for path in (source, cured))
+    assert fingerprint(one) == fingerprint(two)
+    assert values_print(one) != values_print(two)
+    other = write_vae(tmp_path / "named.safetensors", LAYOUT, loud, "diffusers")
+    assert values_print(find_vae(read_header(other))) == values_print(one)
 
 
 @pytest.mark.parametrize("naming", ["ldm", "diffusers"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ pytest.importorskip("fastapi", reason="comes with gradio")
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modelsmith.demo import write_demos
@@ -158,6 +161,11 @@ def test_vaes_are_checked_cured_and_moved(client: TestClient, host: StandaloneHo
     cured = run(client, "vae/fix", name="hot", family="sd", size=8)
     assert cured["output"] == "hot-fp16-cured.safetensors" and cured["fp32_difference"]["largest"] <= 1e-5
     assert run(client, "vae/check", name="hot-fp16-cured", measure=True, size=8)["measured"]["overflows"] is False
+    data = io.BytesIO()
+    Image.new("RGB", (40, 24), (200, 10, 60)).save(data, "PNG")
+    sent = base64.b64encode(data.getvalue()).decode()
+    tried = run(client, "vae/check", name="hot", measure=True, size=8, images=[sent, f"data:image/png;base64,{sent}"])
+    assert {"picture 1", "latent of picture 2"} <= set(tried["measured"]["inputs"])
     taken = run(client, "vae/extract", name=DEMO_A, naming="diffusers")
     assert taken["output"] == "modelsmith-demo-a-vae.safetensors"
     baked = run(client, "vae/bake", name="modelsmith-demo-a-vae", checkpoint=DEMO_B, output="baked")
@@ -179,6 +187,8 @@ def test_vaes_are_checked_cured_and_moved(client: TestClient, host: StandaloneHo
         ("convert", {"name": DEMO_A, "put": {"vae": "/etc/passwd"}}, 404, "unknown model file"),
         ("convert", {"name": DEMO_A, "precison": "fp16"}, 422, "precison"),
         ("compare", {"first": DEMO_A, "second": "nothing"}, 404, "unknown model file"),
+        ("vae/check", {"name": "hot", "measure": True, "images": ["%"]}, 422, "picture 1 is no base64"),
+        ("vae/check", {"name": "hot", "images": [""] * 17}, 422, "17 pictures"),
         ("verify", {"hashes": "hello"}, 422, "line 1 of hashes"),
         ("repair", {"name": DEMO_A, "complete_from": "/etc/passwd"}, 404, "unknown model file"),
         ("publish", {"name": DEMO_A, "output": "a/b"}, 422, "has a path in it"),

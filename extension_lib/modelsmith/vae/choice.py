@@ -28,7 +28,7 @@ from modelsmith.vae.families import (
     identify_vae,
     published_hash,
 )
-from modelsmith.vae.health import check_header
+from modelsmith.vae.health import check_header, values_print
 from modelsmith.vae.layout import VaeFile, find_vae
 from modelsmith.vae.memory import VaeMemory
 
@@ -132,7 +132,8 @@ class Judge:
         self._checkpoints = checkpoints
         self._verdicts: dict[Path, tuple[object, Verdict]] = {}
         self._hashes: dict[Path, tuple[object, str | None]] = {}
-        self._models: dict[Path, tuple[object, Report, Model]] = {}
+        self._prints: dict[Path, tuple[object, str]] = {}
+        self._models: dict[Path, tuple[object, Report, Model, VaeFile | None]] = {}
 
     def verdict(self, path: Path) -> Verdict:
         """What one VAE file is. Never raises for a bad file: ``problem`` says what is wrong with it."""
@@ -150,19 +151,32 @@ class Judge:
             hints = Hints(told=told, sha256=self._hash(path, stamp))
             identity = identify_vae(vae, hints)
             said = self.memory.said(identity.fingerprints)
-            key = (stamp, said, told.get(identity.fingerprints.space), told.get(identity.fingerprints.decoder))
+            overflowed = self.measured(vae)
+            taught = (told.get(identity.fingerprints.space), told.get(identity.fingerprints.decoder))
+            key = (stamp, said, *taught, overflowed)
             known = self._verdicts.get(path)
             if known is not None and known[0] == key:
                 return known[1]
             if said is not None:
                 # A person's word stands alone: what else is known would only make it one voice of several.
                 identity = identify_vae(vae, Hints(said=said))
-            cured = check_header(vae, identity).verdict == "safe"
+            cured = check_header(vae, identity).verdict == "safe" if overflowed is None else not overflowed
             verdict = Verdict(path, identity, bases, frozenset(families_by_shape(vae)), cured, _damage(vae))
         except BadFileError as error:
             return Verdict(path, None, bases, frozenset(), False, error.problem)
         self._verdicts[path] = (key, verdict)
         return verdict
+
+    def measured(self, vae: VaeFile) -> bool | None:
+        """Whether this VAE was seen to overflow in fp16; None where nobody has run it. Raises BadFileError."""
+        if not self.memory.any_measured:
+            return None
+        path = vae.header.path
+        stamp = _stamp(path)
+        known = self._prints.get(path)
+        if known is None or known[0] != stamp:
+            known = self._prints[path] = (stamp, values_print(vae))
+        return self.memory.measured(known[1])
 
     def _hash(self, path: Path, stamp: object) -> str | None:
         known = self._hashes.get(path)
@@ -175,17 +189,27 @@ class Judge:
         report, stamp = self._report(path), _stamp(path)
         known = self._models.get(path)
         if known is not None and known[0] == stamp and known[1] is report:
-            return known[2]
+            return self._as_measured(known[2], known[3])
         architecture = report.architecture
         wanted: frozenset[FamilyId] = frozenset()
         # The upscaler works in a latent space of its own, which is none that a VAE is offered for.
         if report.kind in ("checkpoint", "diffusion_model") and report.variant != "x4-upscaler":
             wanted = frozenset(family.id for family in FAMILIES.values() if architecture in family.architectures)
         self._learn(path)
-        baked, decoder = _baked(path, report)
+        baked, decoder, vae = _baked(path, report)
         model = Model(path, architecture, wanted, baked, decoder)
-        self._models[path] = (stamp, report, model)
-        return model
+        self._models[path] = (stamp, report, model, vae)
+        return self._as_measured(model, vae)
+
+    def _as_measured(self, model: Model, vae: VaeFile | None) -> Model:
+        """What a run of the baked VAE has shown stands above what its header lets suppose."""
+        if vae is None or model.baked not in ("healthy", "at_risk"):
+            return model
+        try:
+            overflowed = self.measured(vae)
+        except BadFileError:
+            return model
+        return model if overflowed is None else replace(model, baked="at_risk" if overflowed else "healthy")
 
     def fit(self, verdict: Verdict, model: Model) -> Fit:
         """Whether a VAE suits a checkpoint."""
@@ -292,22 +316,22 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def _baked(path: Path, report: Report) -> tuple[Baked, str]:
-    """The state of a checkpoint's own VAE, and the fingerprint of its decoder."""
+def _baked(path: Path, report: Report) -> tuple[Baked, str, VaeFile | None]:
+    """The state of a checkpoint's own VAE as its header tells, the fingerprint of its decoder, and the VAE."""
     parts = [part for part in report.components if part.name.startswith("vae")]
     if report.error is not None:
-        return "unknown", ""
+        return "unknown", "", None
     if not parts:
-        return "missing", ""
+        return "missing", "", None
     try:
         vae = find_vae(read_header(path))
         identity = identify_vae(vae, with_company(vae, replace(Hints(), architecture=report.architecture)))
         if _damage(vae):
-            return "damaged", ""
+            return "damaged", "", None
     except BadFileError:
-        return ("damaged" if any(part.complete is False for part in parts) else "unknown"), ""
+        return ("damaged" if any(part.complete is False for part in parts) else "unknown"), "", None
     risk = check_header(vae, identity).verdict == "at_risk"
-    return ("at_risk" if risk else "healthy"), identity.fingerprints.decoder
+    return ("at_risk" if risk else "healthy"), identity.fingerprints.decoder, vae
 
 
 def _damage(vae: VaeFile) -> str:

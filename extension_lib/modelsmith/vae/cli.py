@@ -171,6 +171,8 @@ def _fix_text(result: FixResult) -> list[str]:
     lines += [f"  {layer.layer:<42}{before[layer.layer]:>14,.1f}{layer.value:>14,.1f}" for layer in changed]
     proof = result.proof
     how = "calculated in fp16" if proof.native else "every stored value rounded to fp16"
+    if proof.small is not None:
+        how += f"; calculated in fp16 itself on a small part, largest error {proof.small.largest:.1e}"
     lines += [
         "",
         f"{result.path}: {len(result.exponents)} tensors scaled by powers of two, headroom {result.headroom:g}",

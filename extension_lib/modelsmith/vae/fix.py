@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from modelsmith.files.header import read_header
 from modelsmith.files.tensors import TensorSource, open_tensors
 from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions, Written
 from modelsmith.vae import cure
-from modelsmith.vae.calibration import CalibrationOptions, Inputs
+from modelsmith.vae.calibration import CalibrationOptions, Inputs, small_inputs
 from modelsmith.vae.company import with_company
 from modelsmith.vae.families import Hints, Identity, identify_vae
 from modelsmith.vae.health import FIX_RECORD, Measurement, summarise
@@ -82,7 +82,8 @@ class Proof:
 
     fp16: distance of its fp16 output, finite on every input, from the original's in fp32. native: whether that was
     calculated in fp16 itself; otherwise in fp32 with every stored value rounded to fp16. maxima: layer -> largest
-    absolute activation in fp32. bf16: distance of the original's bf16 output, where that was asked for.
+    absolute activation in fp32. bf16: distance of the original's bf16 output, where that was asked for. small: where
+    ``native`` is false, the distance of an output calculated in fp16 itself on a small part of the first inputs.
     """
 
     fp32: Distance
@@ -90,6 +91,7 @@ class Proof:
     native: bool
     maxima: Mapping[str, float]
     bf16: Distance | None
+    small: Distance | None = None
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,8 @@ def _prove(temporary: Path, original: Survey, chosen: _Cure, job: _Job) -> Proof
             "Run this VAE in bf16 or fp32; nothing was written",
         )
     half = run(torch.float16, False, "proving in fp16").make(wide)
-    native = _is_small(vae, original.calibration.images) and _calculates_fp16()
+    able = _calculates_fp16()
+    native = able and _is_small(vae, original.calibration.images)
     own = run(torch.float16, True, "proving in fp16 itself").make(wide) if native else half
     if half.broken or own.broken:
         layers = [layer for layer, peak in half.probe.maxima.items() if math.isinf(peak)]
@@ -279,11 +282,28 @@ def _prove(temporary: Path, original: Survey, chosen: _Cure, job: _Job) -> Proof
             f"{next(iter(layers), 'the output')})",
             "Run this VAE in bf16 or fp32; nothing was written",
         )
+    small = _prove_small(original, wide, job) if able and not native else None
     bf16 = None
     if job.request.compare_bf16:
         wide = widened(original.weights)
         bf16 = distance(run(torch.bfloat16, False, "comparing with bf16").make(wide).results, reference)
-    return Proof(fp32, distance(own.results, reference), native, full.probe.maxima, bf16)
+    return Proof(fp32, distance(own.results, reference), native, full.probe.maxima, bf16, small)
+
+
+def _prove_small(original: Survey, cured: Mapping[str, Tensor], job: _Job) -> Distance:
+    """Run a wide VAE in fp16 itself, on the one size that a CPU does in bearable time. Raises ProofFailed."""
+    layout = original.vae.layout
+    inputs = small_inputs(layout, original.calibration)
+    before = Run(layout, inputs, job.request.sides, watch=job.watch, stage="proving in fp16 itself")
+    reference = before.make(widened(original.weights)).results
+    found = replace(before, storage=torch.float16, native=True).make(cured)
+    if found.broken:
+        raise ProofFailed(
+            f"{original.vae.header.path}: the scaled VAE overflows when it is calculated in fp16 itself "
+            f"(on {', '.join(found.broken)})",
+            "Run this VAE in bf16 or fp32; nothing was written",
+        )
+    return distance(found.results, reference)
 
 
 def _is_small(vae: VaeFile, images: Inputs) -> bool:

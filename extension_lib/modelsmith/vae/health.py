@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from modelsmith.files.ranges import small_hash
+from modelsmith.files.ranges import read_tensor_bytes, small_hash
 from modelsmith.vae.families import Identity
 from modelsmith.vae.layout import VaeFile
 
@@ -80,6 +81,20 @@ def check_header(vae: VaeFile, identity: Identity) -> HeaderHealth:
             "Measure it; run it in bf16 or fp32, or cure it.",
         )
     return HeaderHealth("unknown", False, dtype, "nothing in its header tells", "Measure it.")
+
+
+def values_print(vae: VaeFile) -> str:
+    """SHA-256 over all one-dimensional tensors: it tells a VAE from its cured copy, which have the same fingerprints.
+
+    A file in another precision has another print. Raises BadFileError where a tensor cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(vae.names):
+        info = vae.header.tensors[vae.names[name]]
+        if len(info.shape) == 1:
+            digest.update(f"{name} {info.dtype} ".encode())
+            digest.update(read_tensor_bytes(vae.header, vae.names[name]))
+    return digest.hexdigest()
 
 
 def _cured(vae: VaeFile) -> bool:

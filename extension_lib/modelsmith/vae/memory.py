@@ -30,6 +30,7 @@ class VaeMemory:
         self._said: dict[str, str] = _table(found, "said")
         self._allowed: dict[str, list[str]] = _table(found, "allowed")
         self._taught: dict[str, list[Any]] = _table(found, "taught")
+        self._measured: dict[str, list[Any]] = _table(found, "measured")
 
     def said(self, prints: Fingerprints) -> str | None:
         """The family that a person has said this VAE is of."""
@@ -67,6 +68,25 @@ class VaeMemory:
             self._taught[str(path)] = [*stamp, dict(lesson)]
             self._save()
 
+    def measured(self, values: str) -> bool | None:
+        """Whether a VAE overflowed in fp16 when it was run here; None where it was not.
+
+        values: its :func:`modelsmith.vae.health.values_print`.
+        """
+        found = self._measured.get(values)
+        return found[0] if found is not None else None
+
+    def note_measured(self, values: str, overflows: bool, peak: float) -> None:
+        """Remember what a run showed. peak: the largest activation."""
+        with self._lock:
+            self._measured[values] = [overflows, round(peak, 1)]
+            self._save()
+
+    @property
+    def any_measured(self) -> bool:
+        """Whether there is anything to look up, for which small tensors have to be read."""
+        return bool(self._measured)
+
     def told(self) -> dict[str, str]:
         """Fingerprint -> family as checkpoints taught it, without those that they disagree about."""
         found: dict[str, set[str]] = {}
@@ -80,7 +100,9 @@ class VaeMemory:
     def _save(self) -> None:
         if self._path is None:
             return
-        text = json.dumps({"said": self._said, "allowed": self._allowed, "taught": self._taught}, indent=1)
+        text = json.dumps(
+            {"said": self._said, "allowed": self._allowed, "taught": self._taught, "measured": self._measured}, indent=1
+        )
         aside = self._path.with_name(f".{self._path.name}.modelsmith-{os.getpid()}.tmp")
         try:
             aside.write_text(text, encoding="utf-8")
@@ -107,12 +129,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _table(found: dict[str, Any], name: str) -> dict[str, Any]:
     """One of the tables, without entries of another form than this class writes."""
-    form: dict[str, type] = {"said": str, "allowed": list, "taught": list}
+    form: dict[str, type] = {"said": str, "allowed": list, "taught": list, "measured": list}
     table = found.get(name)
     if not isinstance(table, dict):
         return {}
     entries = cast("dict[str, Any]", table)
     kept = {key: value for key, value in entries.items() if isinstance(value, form[name])}
+    if name == "measured":
+        return {key: value for key, value in kept.items() if len(value) == 2 and isinstance(value[0], bool)}
     if name == "taught":
         return {key: value for key, value in kept.items() if len(value) == 3 and isinstance(value[2], dict)}
     return kept

@@ -75,6 +75,7 @@ def fix_json(result: FixResult) -> dict[str, object]:
         "fp16_error": vars(proof.fp16),
         "bf16_error_of_original": None if proof.bf16 is None else vars(proof.bf16),
         "fp16_calculated_natively": proof.native,
+        "fp16_native_on_small_input": proof.small.largest if proof.small is not None else None,
         "epsilon_effect": result.epsilon,
         "values_that_lost_bits": result.inexact,
     }

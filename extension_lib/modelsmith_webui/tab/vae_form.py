@@ -10,12 +10,14 @@ from typing import Any, Literal, cast
 from modelsmith.errors import UsageError
 from modelsmith.files.header import read_header
 from modelsmith.vae.bake import BakeRequest, ExtractRequest
+from modelsmith.vae.calibration import CalibrationOptions
 from modelsmith.vae.company import with_company
 from modelsmith.vae.families import Hints, Identity, identify_vae
 from modelsmith.vae.fix import FixRequest
 from modelsmith.vae.layout import VaeFile, find_vae
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import output_beside, output_of_kind
+from modelsmith_webui.tab.compat import file_path
 from modelsmith_webui.tab.convert_words import FAMILIES, NAMINGS, VAE_ACTIONS, VAE_PRECISIONS
 from modelsmith_webui.tab.files import find_labelled
 from modelsmith_webui.tab.words import id_of
@@ -35,6 +37,7 @@ class VaeForm:
     naming: str = "original (ldm)"
     name: str = ""
     overwrite: bool = False
+    pictures: Any = ()
 
     @staticmethod
     def from_values(values: Sequence[Any]) -> VaeForm:
@@ -52,6 +55,12 @@ class VaeForm:
         if not self.file:
             raise UsageError("no VAE is chosen", "Choose a VAE, or a checkpoint with one in it")
         return find_labelled(host, self.file)
+
+    def calibration(self) -> CalibrationOptions:
+        """What the VAE is run on: made-up latents, and the pictures that were given."""
+        given = self.pictures if isinstance(self.pictures, (list, tuple)) else [self.pictures]
+        paths = (file_path(one) for one in cast("Sequence[Any]", given))
+        return CalibrationOptions(images=tuple(Path(path) for path in paths if path))
 
     def hints(self, host: Host, file: ModelFile) -> Hints:
         return hints(host, file, id_of(FAMILIES, self.said))
@@ -82,6 +91,7 @@ class VaeForm:
         return FixRequest(
             file.path,
             self.target(host, file),
+            calibration=self.calibration(),
             hints=self.hints(host, file),
             overwrite=self.overwrite,
             compare_bf16=True,

@@ -19,11 +19,15 @@ from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_form import VaeForm
 from modelsmith_webui.tab.words import GRADES
 
+_MEASURED = {None: "", True: "It overflows in fp16.", False: "It stays within fp16 on what was tried."}
 _HEALTH_BADGES = {"safe": "ms-good", "at_risk": "ms-warn", "unknown": ""}
 
 
-def identity_html(vae: VaeFile, identity: Identity, tr: Texts) -> str:
-    """Which family, how that is known, and whether it runs in fp16 as far as the header tells."""
+def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool | None = None) -> str:
+    """Which family, how that is known, and whether it runs in fp16 as far as the header tells.
+
+    overflowed: what running it here has shown, None where it was not run.
+    """
     health = check_header(vae, identity)
     badges = badge(identity.label(), "ms-main") + badge(", ".join(vae.dtypes))
     badges += badge(tr(HEALTH[health.verdict]), _HEALTH_BADGES[health.verdict], f"{health.reason}. {health.advice}")
@@ -35,6 +39,7 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts) -> str:
         (tr("Layout"), vae.naming),
         (tr("Place"), place),
         (tr("In fp16"), f"{health.reason}. {health.advice}"),
+        (tr("Measured here"), _MEASURED[overflowed] and tr(_MEASURED[overflowed])),
     ]
     lines = "".join(_clue(clue.grade, clue.says, clue.source, clue.detail, tr) for clue in identity.clues)
     known = (
@@ -58,12 +63,15 @@ def plan_html(form: VaeForm, host: Host, tr: Texts) -> str:
     file = form.chosen(host)
     if form.what == "measure":
         text = tr("The VAE is run on the CPU on three small made-up latents; a full-size one takes a while.")
-        return tag("div", text_tag("h4", tr("What will be measured")) + text_tag("p", text, "ms-dim"), "ms-plan")
+        pictures = ", ".join(path.name for path in form.calibration().images)
+        inner = text_tag("h4", tr("What will be measured")) + text_tag("p", text, "ms-dim")
+        return tag("div", inner + facts([(tr("Pictures"), pictures)]), "ms-plan")
     target = form.target(host, file)
     source = form.into(host).path if form.what == "bake" else file.path
     rows = [
         (tr("From"), f"{source.name}, {size_text(source.stat().st_size)}"),
         (tr("VAE from"), f"{file.path.name}, {size_text(file.path.stat().st_size)}" if form.what == "bake" else ""),
+        (tr("Pictures"), ", ".join(path.name for path in form.calibration().images) if form.what == "fix" else ""),
         *_place(target, tr),
     ]
     warning = ""
@@ -98,6 +106,14 @@ def fixed_html(result: FixResult, tr: Texts) -> str:
         (tr("Largest value"), f"{result.before.peak.value:,.0f} → {result.after.peak.value:,.0f}"),
         (tr("Difference of the fp32 output"), f"{proof.fp32.largest:.1e}"),
         (tr("Error in fp16, mean"), f"{proof.fp16.mean:.1e}"),
+        (
+            tr("Calculated in fp16 itself"),
+            tr("on everything")
+            if proof.native
+            else tr("on a small part, largest error {error}", error=f"{proof.small.largest:.1e}")
+            if proof.small
+            else "",
+        ),
         (tr("Error of the original in bf16, mean"), f"{proof.bf16.mean:.1e}" if proof.bf16 else ""),
         (tr("Tensors scaled"), str(len(result.exponents))),
         (tr("Values that lost bits"), f"{result.inexact:,}" if result.inexact else ""),

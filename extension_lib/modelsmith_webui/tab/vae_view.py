@@ -10,7 +10,6 @@ import gradio as gr
 
 from modelsmith.errors import ModelsmithError
 from modelsmith.vae.bake import run_bake, run_extract
-from modelsmith.vae.calibration import CalibrationOptions
 from modelsmith.vae.fix import NothingToCure, run_fix
 from modelsmith.vae.health import measure
 from modelsmith_webui.host import Host, JobControl
@@ -26,6 +25,8 @@ from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_form import VaeForm
 from modelsmith_webui.tab.vae_page import fixed_html, identity_html, measured_html, moved_html, plan_html
+from modelsmith_webui.tab.words import id_of
+from modelsmith_webui.vae_hints import measured, remember_cure, remember_measured, remember_word, remembered_word
 
 # Only VAEs and checkpoints have a VAE.
 _NOT_HERE = tuple(prefix for kind, prefix in PREFIXES.items() if kind != "vae")
@@ -58,6 +59,14 @@ class VaeView:
     def _build_work(self) -> None:
         self._radio("action", "What to do with the VAE", VAE_ACTIONS)
         self.about = gr.HTML(self._about("measure"), elem_id="modelsmith_vae_about")
+        box = gr.File(
+            label="Pictures to try it on (it is run on made-up latents anyway)",
+            file_count="multiple",
+            file_types=["image"],
+            elem_id="modelsmith_vae_pictures",
+            elem_classes=["ms-drop"],
+        )
+        self.fields["pictures"] = unsaved(box)
         self._files("checkpoint", "Checkpoint to put it into", checkpoint_names(self.host), visible=False)
         self._check("force", "Also when it belongs to another family", visible=False)
         self._radio(
@@ -115,15 +124,16 @@ class VaeView:
     def _connect(self) -> None:
         self.panel.connect(self.inputs, self.lists, self.work, self.offers)
         self.panel.follow([field.change for field in self.inputs], self.inputs, self.show_plan)
-        shown = [self.fields[name] for name in ("checkpoint", "force", "precision", "naming")]
+        shown = [self.fields[name] for name in ("pictures", "checkpoint", "force", "precision", "naming")]
         listen(
             self.fields["action"].change,
             self.show_action,
             [self.fields["action"]],
             [self.about, self.panel.start, self.target, *shown],
         )
-        for name in ("file", "said"):
-            listen(self.fields[name].change, self.look, [self.fields["file"], self.fields["said"]], [self.page])
+        file, said = self.fields["file"], self.fields["said"]
+        listen(file.change, self.look, [file], [said, self.page])
+        listen(said.input, self.say, [file, said], [self.page])
 
     def connect(self, tab: Any) -> None:
         """Offer the files that are there when the view is opened."""
@@ -140,19 +150,37 @@ class VaeView:
         """Show the controls of the chosen action only."""
         chosen = VaeForm(action=action).what
         baking, moving = chosen == "bake", chosen in ("bake", "extract")
-        states = (chosen != "measure", baking, baking, moving, chosen == "extract")
+        states = (chosen != "measure", not moving, baking, baking, moving, chosen == "extract")
         updates = [gr.update(visible=state) for state in states]
         return [self._about(chosen), gr.update(value=self.tr(VAE_ACTIONS[chosen])), *updates]
 
-    def look(self, label: str | None, said: str | None) -> str:
-        """What the chosen VAE is."""
-        form = VaeForm.from_values([label, said, *[None] * (len(self.inputs) - 2)])
+    def look(self, label: str | None) -> list[Any]:
+        """What the chosen VAE is, and what was said of it before."""
+        form = VaeForm(file=label)
+        try:
+            word = remembered_word(self.host, form.chosen(self.host)) if label else None
+        except ModelsmithError:
+            word = None  # the page says what is wrong
+        return [gr.update(value=FAMILIES[word or ""]), self._page(form)]
+
+    def say(self, label: str | None, said: str | None) -> str:
+        """Remember what the user says of the chosen VAE; from then on every view and the automatic choice know it."""
+        form = VaeForm(file=label, said=said or FAMILIES[""])
+        if label:
+            try:
+                remember_word(self.host, form.chosen(self.host), id_of(FAMILIES, form.said))
+            except (ModelsmithError, OSError) as error:
+                return failure_html(error, self.tr)
+        return self._page(form)
+
+    def _page(self, form: VaeForm) -> str:
         if not form.file:
             return empty_html(self.tr(HINT))
         try:
-            return identity_html(*form.look(self.host, form.chosen(self.host)), self.tr)
+            vae, identity = form.look(self.host, form.chosen(self.host))
+            return identity_html(vae, identity, self.tr, measured(self.host, vae))
         except (ModelsmithError, OSError) as error:
-            return failure_html(error)
+            return failure_html(error, self.tr)
 
     def show_plan(self, values: Values) -> str:
         """What would be done now, or the one thing that stands in the way."""
@@ -164,7 +192,7 @@ class VaeView:
         try:
             return plan_html(form, self.host, self.tr)
         except (ModelsmithError, OSError) as error:
-            return failure_html(error)
+            return failure_html(error, self.tr)
 
     def work(self, values: Values, control: JobControl) -> str:
         """Do it, inside a job of the host."""
@@ -172,13 +200,17 @@ class VaeView:
         file = form.chosen(self.host)
         if form.what == "measure":
             vae, identity = form.look(self.host, file)
-            return measured_html(measure(vae, identity, CalibrationOptions(), looking), self.tr)
+            found = measure(vae, identity, form.calibration(), looking)
+            remember_measured(self.host, vae, found)
+            return measured_html(found, self.tr)
         make_folder(form.target(self.host, file).parent)
         if form.what == "bake":
             return moved_html(run_bake(form.bake(self.host, file), looking), self.tr, baked=True)
         if form.what == "extract":
             return moved_html(run_extract(form.extract(self.host, file), looking), self.tr, baked=False)
         try:
-            return fixed_html(run_fix(form.fix(self.host, file), looking), self.tr)
+            result = run_fix(form.fix(self.host, file), looking)
+            remember_cure(self.host, file, result)
+            return fixed_html(result, self.tr)
         except NothingToCure as error:
             return notice("info", error.message, error.remedy)
