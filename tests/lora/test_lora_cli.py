@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora.files import load, write_lora, write_model
+from lora.lora_files import load, write_lora, write_model
 from lora.modules import loha, lora
 from lora.templates import sd1_shapes
 from modelsmith.cli import main

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora.files import load, write_lora, write_model
+from lora.lora_files import load, write_lora, write_model
 from lora.modules import Made, dora, full, loha, lokr, lora, oft, peft
 from lora.templates import sd1_shapes, sdxl_shapes
 from modelsmith.errors import MergeError, UsageError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora.files import load, write_model
+from lora.lora_files import load, write_model
 from lora.templates import flux_shapes, sd1_shapes, sd2_shapes, sdxl_shapes
 from modelsmith.errors import Cancelled, MergeError, UsageError
 from modelsmith.files.header import read_header
