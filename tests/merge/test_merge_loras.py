@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora.files import worst_ulp, write_lora
+from lora.lora_files import worst_ulp, write_lora
 from lora.modules import Made, dora, lora
 from merge.models import shapes
 from modelsmith.errors import MergeError
