@@ -17,7 +17,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-VIEWS = ("inspect", "merge", "convert", "vae", "library")
+VIEWS = ("inspect", "merge", "convert", "vae", "library", "history")
 WAIT = 30_000.0  # milliseconds; a machine that runs other tests beside this one is slow
 
 
@@ -65,7 +65,10 @@ class ModelsmithPage:
             except NotInTime:
                 field.blur()
                 continue
-            return
+            self.page.wait_for_timeout(100)
+            shown = field.input_value()
+            if not shown or name in shown:  # a list that was renewed meanwhile may have chosen its neighbour
+                return
         raise AssertionError(f"{name} is not offered in {elem_id}")
 
     def choices(self, elem_id: str) -> list[str]:

@@ -7,10 +7,12 @@ import time
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from browser.conftest import App
 from browser.page_object import ModelsmithPage
+from modelsmith.merge.blocks import LAYOUTS
 
 DEMO_A, DEMO_B = "modelsmith-demo-a", "modelsmith-demo-b"
 CHECKPOINTS = 1000
@@ -214,6 +216,50 @@ def test_a_lora_row_a_merge_and_its_recipe(app: App, tab: ModelsmithPage) -> Non
         tab.page.wait_for_timeout(200)
     one, two = (load_file(app.models / f"{name}.safetensors") for name in ("evening", "queued"))
     assert all(one[key].equal(two[key]) for key in one)
+
+
+def write_relative(app: App, name: str) -> None:
+    """A model that differs from demo A the more, the later the block, as a finetune of the output blocks does."""
+    generator = torch.Generator().manual_seed(7)
+    layout = LAYOUTS["sd1"]
+    run = [name for name in layout.positional if name != "BASE"]
+    tensors = load_file(app.models / f"{DEMO_A}.safetensors")
+    for key, value in tensors.items():
+        block = layout.block_of(key)
+        share = 0.02 + 0.3 * (run.index(block) / len(run)) ** 2 if block in run else 0.01
+        if value.is_floating_point() and value.numel() > 1:
+            noise = torch.randn(value.shape, generator=generator) * value.float().std() * share
+            tensors[key] = (value.float() + noise).to(value.dtype)
+    save_file(tensors, app.models / name)
+
+
+@pytest.mark.parametrize(("language", "picture"), [("", "merge"), ("ja_JP", "merge-ja")])
+def test_the_view_with_all_that_it_shows(app: App, tab: ModelsmithPage, language: str, picture: str) -> None:
+    """Also the picture in the README."""
+    write_relative(app, "harbour-ink.safetensors")
+    tab.open(f"{app.url}?__lang={language}")
+    tab.view("merge")
+    tab.models(DEMO_A, "harbour-ink")
+    bars(tab).nth(25).wait_for()
+    tab.page.locator("#modelsmith_editor select").select_option("SMOOTHSTEP")
+    tab.page.locator("#modelsmith_difference_start").click()
+    tab.page.locator("#modelsmith_editor .ms-with-map").wait_for()
+    hot = tab.page.locator("#modelsmith_editor .ms-bars-main .ms-bar-heat").evaluate_all(
+        "all => all.map(one => +one.style.opacity)"
+    )
+    assert hot[25] == max(hot) and hot[25] > 3 * hot[2], tab.text("modelsmith_difference_result")
+    tab.field("modelsmith_output_name").fill("harbour-mix")
+    tab.wait_text("modelsmith_plan", "harbour-mix.safetensors")
+    planned(tab)
+    bars(tab).nth(23).hover()
+    assert ("作られるもの" if language else "What will be made") in tab.text("modelsmith_plan")
+    tab.page.wait_for_timeout(700)
+    shorten = """folder => document.querySelectorAll('#modelsmith_plan dd').forEach(one => {
+        one.textContent = one.textContent.replace(folder, 'models');
+    })"""
+    tab.page.evaluate(shorten, str(app.models))  # the test's own folder says nothing to a reader
+    tab.screenshot(picture)
+    tab.open(f"{app.url}?__lang=")
 
 
 def test_first_paint_with_a_thousand_checkpoints(app: App, tab: ModelsmithPage) -> None:

@@ -168,7 +168,7 @@ class MergeView:
     def connect_load(self, load: Any) -> None:
         """A page that is loaded anew offers the files that are there now, and the controls of the saved method."""
         method, a = self.weights.fields["method"], self.slots.fields["a"]
-        listen(load, self.slots.offers, [], self.slots.lists)
+        listen(load, self.slots.offers_since_start, [], self.slots.lists)
         listen(load, self.extras.rows_html, [], [self.extras.rows])
         listen(load, self.method_chosen, [method, a], self.shown_by_method)
 

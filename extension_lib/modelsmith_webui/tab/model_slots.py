@@ -81,7 +81,7 @@ class ModelSlots:
         self.badges: dict[str, Any] = {}
 
     def build(self) -> None:
-        names = checkpoint_names(self.host)
+        names = self.built = checkpoint_names(self.host)
         for slot, label in zip(SLOTS, SLOT_LABELS, strict=True):
             name = slot.lower()
             with gr.Column(elem_id=f"modelsmith_slot_{name}", elem_classes=["ms-slot"], visible=slot != "C") as column:
@@ -169,6 +169,11 @@ class ModelSlots:
         """The checkpoints that the host has now, for each list."""
         names = checkpoint_names(self.host)
         return [gr.update(choices=names) for _ in self.lists]
+
+    def offers_since_start(self) -> list[Any]:
+        """As :meth:`offers` for a page that is loaded: nothing where the list is still that of the start, for a list
+        that is renewed under somebody's hand can lose the choice."""
+        return self.offers() if checkpoint_names(self.host) != self.built else [gr.update() for _ in self.lists]
 
     def use_loaded(self) -> Any:
         """The checkpoint in memory as model A."""
