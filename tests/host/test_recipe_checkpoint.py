@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch", reason="merges need it")
 
 from host.server import Webui, WebuiError
 from modelsmith.merge.engine import run_merge

@@ -171,9 +171,10 @@ def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: 
     that was renamed is found too. Raises BadFileError, which names the model and says how to mend it.
     """
     name, wanted = str(model.get("file", model.get("name"))), model.get("sha256")
-    known = next((one for one in checkpoint.inputs if one.get("file") == model.get("file")), {})
+    known = _mark_of(checkpoint, model)
     sha256: str | None = wanted if wanted and wanted != UNKNOWN_HASH else known.get("sha256")
-    size, mark = known.get("size", model.get("size")), known.get("fingerprint")
+    size: int | None = known.get("size", model.get("size"))
+    mark: str | None = known.get("fingerprint")
     namesakes = [path for path in sources.files if path.name == name]
     for path in (*namesakes, *sources.files):
         if sha256 and sources.hashes.get(path) == sha256:
@@ -188,9 +189,17 @@ def find_input(checkpoint: RecipeCheckpoint, model: Mapping[str, Any], sources: 
         )
     raise BadFileError(
         checkpoint.path,
-        f"its model {name} ({size:,} bytes) is missing" if isinstance(size, int) else f"its model {name} is missing",
+        f"its model {name} is missing" if size is None else f"its model {name} ({size:,} bytes) is missing",
         "Put it into a folder of models and refresh the list; under another name it is found too",
     )
+
+
+def _mark_of(checkpoint: RecipeCheckpoint, model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By what one of the recipe's models is known again; both lists have one order. Nothing for a LoRA."""
+    models = cast("list[Mapping[str, Any]]", checkpoint.recipe.get("models") or [])
+    pairs = zip(models, checkpoint.inputs, strict=False)
+    nothing: Mapping[str, Any] = {}
+    return next((mark for one, mark in pairs if one == model), nothing)
 
 
 def _is(path: Path, mark: str | None, sha256: str | None, *, named: bool) -> bool:
