@@ -9,7 +9,7 @@ are not finite, or that the target cannot reach, take the careful way.
 from __future__ import annotations
 
 import functools
-from typing import cast as as_type
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ def _from_fp8(values: torch.Tensor, out: torch.Tensor) -> Loss | None:
     """Every other floating type holds the finite values of fp8; the codes beyond them are looked for as bytes."""
     codes = values.view(torch.uint8)
     first_bad = 0x7C if values.dtype == getattr(torch, "float8_e5m2", None) else 0x7F
-    if np.count_nonzero((codes.numpy() & 0x7F) >= first_bad):
+    if np.count_nonzero((_bytes(codes) & 0x7F) >= first_bad):
         return None
     if first_bad == 0x7C:
         halves = codes.to(torch.int16).bitwise_left_shift_(8).view(torch.float16)
@@ -132,12 +132,22 @@ def _to_fp8(values: torch.Tensor, out: torch.Tensor) -> Loss | None:
     low, high = _extremes(decode_fp8(out, may_hold_nan=False).sub_(values))
     zeros = _fp8_zeros(out)
     if zeros:
-        zeros -= int(np.count_nonzero(values.numpy() == 0))
+        zeros -= int(np.count_nonzero(_array(values) == 0))
     return Loss(largest_error=max(-low, high, 0.0), vanished=zeros)
 
 
+def _array(values: torch.Tensor) -> npt.NDArray[Any]:
+    """The same memory as an array; torch's stubs do not say of what."""
+    untyped: Any = values
+    return untyped.numpy()
+
+
+def _bytes(values: torch.Tensor) -> npt.NDArray[np.uint8]:
+    return _array(values.view(torch.uint8))
+
+
 def _fp8_zeros(codes: torch.Tensor) -> int:
-    return int(np.count_nonzero((codes.view(torch.uint8).numpy() & 0x7F) == 0))
+    return int(np.count_nonzero((_bytes(codes) & 0x7F) == 0))
 
 
 class BitTable:
@@ -165,14 +175,14 @@ class BitTable:
         entries[special] = _SPECIAL
         self._errors = half[order]
         self._smallest = float(decoded[decoded > 0].min())
-        self._entries = as_type("npt.NDArray[np.int32]", entries.numpy())  # pyright: ignore[reportUnknownMemberType]
+        self._entries = _array(entries)
 
     def round_into(self, values: torch.Tensor, out: torch.Tensor) -> Loss | None:
         """Look values of the source type up; None where they need more care, ``out`` is then void.
 
         That is where some are not finite or out of reach, or where hardly any is large enough for the target.
         """
-        bits = values.view(torch.int16).numpy().view(np.uint16)
+        bits = _array(values.view(torch.int16)).view(np.uint16)
         found = np.empty(len(bits), dtype=np.int32)
         np.take(self._entries, bits, out=found, mode="clip")
         largest = int(found.max())
