@@ -132,7 +132,7 @@ def watch_guidance(script_callbacks: Any) -> None:
     whole = getattr(samplers, "modelsmith_probe_whole", None) or getattr(samplers, name)
     samplers.modelsmith_probe_whole = whole
 
-    def cfg_function(model: Any, cond: Any, uncond: Any, *args: Any, **kwargs: Any) -> Any:
+    def cfg_function(model: Any, cond: Any, uncond: Any, /, *args: Any, **kwargs: Any) -> Any:
         guidance.answered(cond, uncond)
         return whole(model, cond, uncond, *args, **kwargs)
 
