@@ -18,12 +18,12 @@ from modelsmith_webui.api_probe import add_probe_route
 from modelsmith_webui.api_vae import add_vae_routes
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.library import library_of
+from modelsmith_webui.page_token import PAGE_TOKEN
 
 PREFIX = "/modelsmith/v1"
 TOKEN_HEADER = "x-modelsmith-token"
 
-# The page gets this token, so that its own requests pass where the API wants a password that the page does not know.
-PAGE_TOKEN = secrets.token_urlsafe(16)
+__all__ = ["PAGE_TOKEN", "PREFIX", "TOKEN_HEADER", "add_routes", "find_file"]
 
 
 def find_file(files: list[ModelFile], name: str) -> ModelFile:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from modelsmith_webui import api, settings, xyz, xyz_merge
+from modelsmith_webui import settings, xyz, xyz_merge
 from modelsmith_webui.generation import Generation
 from modelsmith_webui.generation_script import script_class
 from modelsmith_webui.host import detect_host
 from modelsmith_webui.hosts import a1111_rescale
+from modelsmith_webui.lazy_routes import add_routes_when_asked
 from modelsmith_webui.recipe_loading import RecipeLoading
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     def app_started(_demo: Any, app: Any) -> None:
         # A reload of the UI keeps the model in memory and announces nothing.
         host.reapply()
-        api.add_routes(app, host)
+        add_routes_when_asked(app, lambda: _add_routes(app, host))
 
     def tab() -> list[tuple[Any, str, str]]:
         from modelsmith_webui.tab import build_tab
@@ -43,6 +44,12 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     script_callbacks.on_app_started(app_started)
     script_callbacks.on_ui_tabs(tab)
     return _script(host, script_callbacks, scripts)
+
+
+def _add_routes(app: Any, host: Any) -> None:
+    from modelsmith_webui import api
+
+    api.add_routes(app, host)
 
 
 def _script(host: Any, script_callbacks: Any, scripts: Any) -> type:

@@ -45,6 +45,9 @@ class FakeHost:
     def status(self) -> None:
         return None
 
+    def data_folder(self) -> Path:
+        return self.files[0].path.parent / "data"
+
 
 @pytest.fixture
 def client(tmp_path: Path) -> TestClient:
@@ -98,7 +101,7 @@ def test_damaged_metadata_is_said(client: TestClient, tmp_path: Path) -> None:
 
 
 def test_status_without_a_model(client: TestClient) -> None:
-    assert client.get("/modelsmith/v1/status").json() == {"host": "Fake", "loaded": None, "advice": None}
+    assert client.get("/modelsmith/v1/status").json() == {"host": "Fake", "loaded": None, "advice": None, "probe": None}
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from modelsmith_webui.api import PAGE_TOKEN
 from modelsmith_webui.host import Host
+from modelsmith_webui.page_token import PAGE_TOKEN
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.history_view import HistoryView
