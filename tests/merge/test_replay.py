@@ -12,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lora.lora_files import write_lora
+from lora.modules import lora
 from merge.models import Model, tensors, write_model
 from modelsmith.cli import main
 from modelsmith.errors import BadFileError
+from modelsmith.lora.stack import LoraSpec
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.recipe import RECIPE_VERSION
@@ -245,3 +248,31 @@ def test_one_file_as_two_models_gives_the_same_bytes(tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     replay(read_recipe(out).recipe, Finder((tmp_path,)), again)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_loras_and_precisions_of_components_are_replayed_too(abc: Models, tmp_path: Path) -> None:
+    key = "input_blocks.4.1.transformer_blocks.0.attn2.to_q"
+    path = write_lora(tmp_path / "l.safetensors", {"lora_unet_" + key.replace(".", "_"): lora((6, 6))})
+    out, again = tmp_path / "o.safetensors", tmp_path / "again.safetensors"
+    request = MergeRequest(
+        abc[:2],
+        "weighted_sum",
+        out,
+        {"alpha": 0.3},
+        loras=(LoraSpec(path, 0.5, "IN04=0.75"),),
+        component_dtypes={"vae": "fp32"},
+        dtype="bf16",
+    )
+    run_merge(plan_merge(request))
+    recipe = read_recipe(out).recipe
+    assert recipe["loras"] == [
+        {"file": "l.safetensors", "size": path.stat().st_size, "sha256": digest_of(path), "strength": 0.5,
+         "blocks": "IN04=0.75"}
+    ]  # fmt: skip
+    moved = tmp_path / "loras"
+    moved.mkdir()
+    path.rename(moved / "another name.safetensors")
+    replay(recipe, Finder((abc[0].parent, moved)), again)
+    assert again.read_bytes() == out.read_bytes()
+    with pytest.raises(BadFileError, match=r"l\.safetensors"):
+        replay(recipe, Finder((abc[0].parent,)), tmp_path / "x.safetensors")
