@@ -162,10 +162,11 @@ def plot(webui: Webui, axis: str, values: str, **fields: Any) -> list[list[dict[
     labels = script["args"][0]["choices"]
     assert labels.count(axis) == 1
     x = [labels.index(axis), values, values.split(",")]
-    arguments = [*x, 0, "", [], 0, "", [], False, True, False, True, False, False, False, 0, True]
-    if len(script["args"]) > len(arguments):
-        # Neo asks for the number of rows before the margin.
-        arguments.insert(-2, script["args"][-3]["value"])
+    # The webuis differ in what they ask besides; the labels are the same in all.
+    wanted = {"Draw legend": False, "Include Sub Images": True, "Include Sub Grids": False}
+    wanted |= {"Keep -1 for seeds": True, "Use text inputs instead of dropdowns": True}
+    rest = [wanted.get(str(arg["label"]), arg["value"]) for arg in script["args"][9:]]
+    arguments = [*x, 0, "", [], 0, "", [], *rest]
     steps = webui.txt2img(script_name="x/y/z plot", script_args=arguments, **fields)
     count = len(values.split(","))
     each, rest = divmod(len(steps), count)
