@@ -122,7 +122,7 @@
             this.form = element("form", "ms-saving");
             this.form.hidden = true;
             this.nameField = element("input", "ms-preset-name", undefined, {
-                type: "text", maxlength: "40", placeholder: tr("Name of the preset"), "aria-label": tr("Name of the preset"),
+                type: "text", maxlength: "64", placeholder: tr("Name of the preset"), "aria-label": tr("Name of the preset"),
             });
             this.form.append(this.nameField);
             this.button(this.form, tr("Save"), () => this.keepPreset(true));
@@ -141,7 +141,7 @@
             const name = this.nameField.value.trim();
             const text = this.asText();
             if (!name || (keep && !text)) return this.say(name ? tr("There is nothing to save.") : tr("Give it a name."));
-            tell("modelsmith_preset_edit", {name, text: keep ? text : ""});
+            tell("modelsmith_preset_edit", {name, text: keep ? text : "", layout: this.data.layout});
             if (keep) this.data.own[name] = text;
             else delete this.data.own[name];
             this.fillPresets();

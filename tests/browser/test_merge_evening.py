@@ -139,11 +139,11 @@ def test_layers_presets_of_ones_own_and_the_map(app: App, tab: ModelsmithPage) -
     press(tab, "Save as preset")
     tab.page.keyboard.type("evening")
     tab.page.keyboard.press("Enter")
-    kept = app.models / ".modelsmith" / "block-presets.json"
+    kept = app.models / ".modelsmith" / "presets.json"
     end = time.monotonic() + 10
     while not kept.exists() and time.monotonic() < end:
         tab.page.wait_for_timeout(100)
-    assert list(json.loads(kept.read_text())) == ["evening"]
+    assert list(json.loads(kept.read_text())["presets"]) == ["evening"]
     tab.open(app.url)
     tab.view("merge")
     tab.models(DEMO_A, DEMO_B)

@@ -248,15 +248,17 @@ def test_the_expected_time_is_the_measured_one(host: StandaloneHost, monkeypatch
 
 
 def test_presets_of_ones_own_are_kept(host: StandaloneHost) -> None:
-    view = merge_view(host)
-    assert view.weights.keep_preset('{"name": "mine", "text": "0.5,CLIP=1"}') == ""
-    assert view.weights.presets.all() == {"mine": "0.5,CLIP=1"}
-    assert "mine" in view.weights.show_blocks(DEMO_A, "Weighted sum")
-    assert "cannot name a preset" in view.weights.keep_preset('{"name": "a,b", "text": "1"}')
-    view.weights.keep_preset('{"name": "mine", "text": ""}')
-    assert view.weights.presets.all() == {}
-    view.weights.presets.path.write_text("{broken")
-    assert view.weights.presets.all() == {}
+    panel = merge_view(host).weights
+    assert panel.keep_preset('{"name": "mine", "text": "GRAD_V,CLIP=1", "layout": "sd1"}') == ""
+    assert panel.own_presets() == {"mine": "GRAD_V,CLIP=1"}
+    assert "mine" in panel.show_blocks(DEMO_A, "Weighted sum")
+    assert "role=" in panel.keep_preset('{"name": "a,b", "text": "1", "layout": "sd1"}')
+    assert "2 block weights were given" in panel.keep_preset('{"name": "few", "text": "1,2", "layout": "sd1"}')
+    assert "could not be saved" in panel.keep_preset('{"name": "few"}')
+    panel.keep_preset('{"name": "mine", "text": "", "layout": "sd1"}')
+    assert panel.own_presets() == {}
+    panel.presets.path.write_text("{broken")
+    assert panel.own_presets() == {}
 
 
 def test_the_map_shows_where_the_models_differ(host: StandaloneHost) -> None:

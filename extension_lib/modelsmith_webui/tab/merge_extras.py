@@ -35,7 +35,7 @@ class MergeExtras:
                     gr.Textbox(
                         value="",
                         label=f"Rules for single tensors: {all_parameters()[name].label}",
-                        placeholder="one a line, such as  attn2 = 0.8  or  OUT03-OUT05:attn,ff = 0.2",
+                        placeholder="one a line: blocks:elements:weight, such as  OUT03-OUT05:attn2 ff:0.2",
                         lines=2,
                         max_lines=8,
                         visible=name == "alpha",
@@ -47,7 +47,7 @@ class MergeExtras:
                 gr.Textbox(
                     value="",
                     label="Adjust the result",
-                    placeholder="such as  detail=1, contrast=0.5  or seven numbers",
+                    placeholder="such as  detail=1, contrast=0.5  or eight numbers",
                     max_lines=1,
                     elem_id="modelsmith_finetune",
                 )

@@ -10,7 +10,8 @@ import gradio as gr
 
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.files.header import FileHeader
-from modelsmith.merge.blocks import PLAIN, BlockLayout
+from modelsmith.merge.blocks import LAYOUTS, PLAIN, BlockLayout
+from modelsmith.merge.user_presets import FILE, UserPresets
 from modelsmith_webui.api import find_file
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.block_editor import Layer, editor_html
@@ -19,7 +20,6 @@ from modelsmith_webui.tab.files import find_checkpoint
 from modelsmith_webui.tab.html import notice, tag, text_tag
 from modelsmith_webui.tab.merge_form import all_parameters, block_parameters, layout_of, methods
 from modelsmith_webui.tab.plan_page import failure_html, formula_html
-from modelsmith_webui.tab.preset_store import PresetStore
 from modelsmith_webui.tab.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ class WeightsPanel:
 
     def __init__(self, host: Host, tr: Texts) -> None:
         self.host, self.tr = host, tr
-        self.presets = PresetStore(host)
         self.fields: dict[str, Any] = {}
 
     def build(self) -> None:
@@ -154,7 +153,20 @@ class WeightsPanel:
         layers = [
             Layer(parameter.id, parameter.label) for parameter in methods()[label].parameters if parameter.per_block
         ]
-        return editor_html(layout, self.tr, layers, self.presets.all(), header)
+        return editor_html(layout, self.tr, layers, self.own_presets(), header)
+
+    @property
+    def presets(self) -> UserPresets:
+        """The user's own presets, in the host's data folder."""
+        return UserPresets(self.host.data_folder() / FILE)
+
+    def own_presets(self) -> dict[str, str]:
+        """Their texts by name; none where the file is damaged."""
+        try:
+            return self.presets.all()
+        except ModelsmithError as error:
+            logger.warning("no presets are shown: %s", error)
+            return {}
 
     def _layout(self, model: str) -> tuple[BlockLayout, FileHeader]:
         return layout_of(find_file(self.host.checkpoints(), model))
@@ -165,12 +177,17 @@ class WeightsPanel:
         """Save the preset that the page sends, or delete it."""
         try:
             found = json.loads(message)
-            self.presets.keep(str(found["name"]), str(found["text"]))
+            name, text, layout = str(found["name"]), str(found["text"]), LAYOUTS[str(found["layout"])]
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("the page sent no preset: %s", error)
+            return notice("error", self.tr("The preset could not be saved."))
+        try:
+            if text:
+                self.presets.save(name, text, layout)
+            else:
+                self.presets.delete(name)
         except ModelsmithError as error:
             return failure_html(error, self.tr)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            logger.warning("the preset was not kept: %s", error)
-            return notice("error", self.tr("The preset could not be saved."), str(error))
         return ""
 
     def compare(self, _task: str, a: str | None, b: str | None, c: str | None, label: str) -> list[Any]:
