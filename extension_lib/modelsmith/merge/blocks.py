@@ -45,6 +45,10 @@ class BlockLayout:
     blocks: tuple[Block, ...]
     positional: tuple[str, ...]
 
+    def __hash__(self) -> int:
+        """Of the name alone: it is asked for with every tensor, and a hash of all blocks took most of a plan's time."""
+        return hash(self.id)
+
     @property
     def ids(self) -> tuple[str, ...]:
         """The names of all blocks, in the order of the table."""
