@@ -167,7 +167,7 @@ def test_a_vae_is_measured_and_cured(app: App, tab: ModelsmithPage) -> None:
     tab.wait_text("modelsmith_vae_plan", "What will be measured")
     tab.screenshot("standalone-vae")
     assert "It overflows in fp16" in start(tab, "vae", "ms-warning")
-    tab.page.locator("#modelsmith_vae_result svg.ms-chart").wait_for()
+    tab.page.locator("#modelsmith_vae_result svg.ms-layer-chart").wait_for()
     tab.screenshot("standalone-vae-measured")
     radio(tab, "modelsmith_vae_action", "Cure for fp16")
     tab.wait_text("modelsmith_vae_plan", "sdxl-hot-fp16-cured.safetensors")

@@ -128,6 +128,21 @@ FAMILIES: Mapping[str, str] = {
 
 HEALTH: Mapping[str, str] = {"safe": "runs in fp16", "at_risk": "at risk in fp16", "unknown": "fp16: not known"}
 
+HEALTH_REASONS = (
+    "the exact fp16 cure was applied to it",
+    "SDXL's VAE leaves fp16's range",
+    "SDXL's VAE leaves fp16's range if it is one of SDXL",
+    "nothing in its header tells",
+    "It may run in fp16.",
+    "Measure it; run it in bf16 or fp32, or cure it.",
+    "Measure it.",
+)
+"""What is said of a VAE's header (modelsmith.vae.health.check_header)."""
+
+INPUT_WORDS = ("white noise", "smooth noise", "flat colour", "image of noise")
+INPUT_FORMS = ("latent {number}, {kind}", "image of {what}", "latent of {what}")
+"""What a VAE is tried on (modelsmith.vae.calibration)."""
+
 VAE_PRECISIONS: Mapping[str, str | None] = {"as it is": None, "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 NAMINGS: Mapping[str, str] = {"ldm": "original (ldm)", "diffusers": "diffusers"}
@@ -169,4 +184,7 @@ def every_word() -> Iterator[str]:
     for table in tables:
         yield from table.values()
     yield from VAE_PRECISIONS
+    yield from HEALTH_REASONS
+    yield from INPUT_WORDS
+    yield from INPUT_FORMS
     yield from HEADERS

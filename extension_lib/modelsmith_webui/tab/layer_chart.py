@@ -55,7 +55,7 @@ def _svg(bars: Sequence[Bar], tr: Texts) -> str:
     shapes.append(_line(limit, "ms-chart-limit"))
     shapes.append(_label(limit, "65,504"))
     label = esc(tr("Largest value of each layer, from the first to the last"))
-    head = f'<svg class="ms-chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+    head = f'<svg class="ms-layer-chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
     return head + "".join(shapes) + "</svg>"
 
 

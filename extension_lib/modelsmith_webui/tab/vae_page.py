@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from modelsmith.vae.bake import MoveResult
@@ -11,7 +12,7 @@ from modelsmith.vae.health import HeaderHealth, Measurement, check_header
 from modelsmith.vae.layout import VaeFile
 from modelsmith_webui.host import Host
 from modelsmith_webui.places import free_bytes
-from modelsmith_webui.tab.convert_words import FAMILIES, FITS, HEALTH
+from modelsmith_webui.tab.convert_words import FAMILIES, FITS, HEALTH, INPUT_WORDS
 from modelsmith_webui.tab.html import badge, facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
 from modelsmith_webui.tab.plan_page import seconds_text
@@ -30,7 +31,7 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
     """
     health = check_header(vae, identity)
     badges = badge(identity.label(), "ms-main") + badge(", ".join(vae.dtypes))
-    badges += badge(tr(HEALTH[health.verdict]), _HEALTH_BADGES[health.verdict], f"{health.reason}. {health.advice}")
+    badges += badge(tr(HEALTH[health.verdict]), _HEALTH_BADGES[health.verdict], _health_text(health, tr))
     if identity.conflict:
         badges += badge(tr("contradicts itself"), "ms-bad")
     place = tr("inside a checkpoint, under {prefix}", prefix=vae.prefix) if vae.prefix else tr("a file of its own")
@@ -38,7 +39,7 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
         (tr("Latent channels"), str(vae.layout.latent_channels)),
         (tr("Layout"), vae.naming),
         (tr("Place"), place),
-        (tr("In fp16"), f"{health.reason}. {health.advice}"),
+        (tr("In fp16"), _health_text(health, tr)),
         (tr("Measured here"), _MEASURED[overflowed] and tr(_MEASURED[overflowed])),
     ]
     lines = "".join(_clue(clue.grade, clue.says, clue.source, clue.detail, tr) for clue in identity.clues)
@@ -46,6 +47,22 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
         tag("ul", lines, "ms-evidence") if lines else text_tag("p", tr("Only its shape says which it is."), "ms-dim")
     )
     return tag("div", tag("div", badges, "ms-badges") + facts(rows) + known, "ms-report ms-vae") + _cured(health, tr)
+
+
+def _health_text(health: HeaderHealth, tr: Texts) -> str:
+    reason, advice = tr(health.reason), tr(health.advice)
+    return f"{reason}。{advice}" if tr.message_language == "ja" else f"{reason}. {advice}"
+
+
+def input_text(name: str, tr: Texts) -> str:
+    """What a VAE was tried on, in the user's language; names of pictures stay as they are."""
+    if name in INPUT_WORDS:
+        return tr(name)
+    for start, form in (("latent of ", "latent of {what}"), ("image of ", "image of {what}")):
+        if name.startswith(start):
+            return tr(form, what=input_text(name[len(start) :], tr))
+    made = re.match(r"latent (\d+), (.+)\Z", name)
+    return tr("latent {number}, {kind}", number=made[1], kind=input_text(made[2], tr)) if made else name
 
 
 def _cured(health: HeaderHealth, tr: Texts) -> str:
@@ -92,7 +109,7 @@ def measured_html(found: Measurement, tr: Texts) -> str:
         head = notice("warning", tr("It overflows in fp16."), tr("Run it in bf16 or fp32, or cure it."))
     else:
         head = notice("done", tr("It stays within fp16 on what was tried."))
-    rows = [(tr("Largest value"), told), (tr("Tried on"), ", ".join(found.inputs))]
+    rows = [(tr("Largest value"), told), (tr("Tried on"), "; ".join(input_text(name, tr) for name in found.inputs))]
     return head + facts(rows) + chart_html([Bar(layer.layer, layer.value) for layer in found.layers], tr)
 
 

@@ -59,14 +59,15 @@ class VaeView:
     def _build_work(self) -> None:
         self._radio("action", "What to do with the VAE", VAE_ACTIONS)
         self.about = gr.HTML(self._about("measure"), elem_id="modelsmith_vae_about")
-        box = gr.File(
-            label="Pictures to try it on (it is run on made-up latents anyway)",
-            file_count="multiple",
-            file_types=["image"],
-            elem_id="modelsmith_vae_pictures",
-            elem_classes=["ms-drop"],
-        )
-        self.fields["pictures"] = unsaved(box)
+        with gr.Column(elem_id="modelsmith_vae_trying") as self.trying:  # gr.File itself does not hide in gradio 4
+            box = gr.File(
+                label="Pictures to try it on (it is run on made-up latents anyway)",
+                file_count="multiple",
+                file_types=["image"],
+                elem_id="modelsmith_vae_pictures",
+                height=88,
+            )
+            self.fields["pictures"] = unsaved(box)
         self._files("checkpoint", "Checkpoint to put it into", checkpoint_names(self.host), visible=False)
         self._check("force", "Also when it belongs to another family", visible=False)
         self._radio(
@@ -124,7 +125,7 @@ class VaeView:
     def _connect(self) -> None:
         self.panel.connect(self.inputs, self.lists, self.work, self.offers)
         self.panel.follow([field.change for field in self.inputs], self.inputs, self.show_plan)
-        shown = [self.fields[name] for name in ("pictures", "checkpoint", "force", "precision", "naming")]
+        shown = [self.trying, *(self.fields[name] for name in ("checkpoint", "force", "precision", "naming"))]
         listen(
             self.fields["action"].change,
             self.show_action,
