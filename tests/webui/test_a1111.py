@@ -308,6 +308,40 @@ def test_what_is_said_for_a_file_goes_before_the_option_for_all(webui: Webui, ho
             assert "Noise Schedule" in p.extra_generation_params
 
 
+def test_the_webuis_next_version_which_rescales_marked_files_itself(webui: Webui, host: Any) -> None:
+    """As its dev branch does: the mark is taken out of the state dict, and a flag of the model rescales."""
+    asked: list[dict[str, Any]] = []
+
+    def find_checkpoint_config(state_dict: Any, _info: Any) -> str:
+        asked.append(dict(state_dict))
+        return webui.configs["v2-v"] if state_dict.pop("v_pred", None) is not None else webui.stock
+
+    def override(model: Any, p: Any = None) -> None:
+        webui.apply_alpha_schedule_override(model)
+        if model.ztsnr:
+            model.alphas_cumprod = rescale(model.alphas_cumprod)
+            if p is not None:
+                p.extra_generation_params["Noise Schedule"] = webui.opts.sd_noise_schedule
+
+    host.uninstall()
+    webui.sd_models_config.find_checkpoint_config = find_checkpoint_config
+    webui.sd_models.apply_alpha_schedule_override = override
+    host.install()
+    state_dict = {"v_pred": 0}
+    info = SimpleNamespace(filename=str(webui.folder / "v-ztsnr.safetensors"))
+    found = [webui.sd_models_config.find_checkpoint_config(state_dict, info) for _ in range(2)]
+    assert found[0] == found[1]
+    assert [("v_pred" in one) for one in asked] == [True, True]
+    for name, wanted in (("v-ztsnr", ZTSNR), ("eps", PLAIN)):
+        model = webui.load(f"{name}.safetensors")
+        model.ztsnr = True
+        host.model_loaded(model)
+        p = SimpleNamespace(extra_generation_params={})
+        webui.sd_models.apply_alpha_schedule_override(model, p)
+        assert sigma(model) == pytest.approx(wanted, rel=1e-5)
+        assert p.extra_generation_params.get("Noise Schedule") == ("Zero Terminal SNR" if name == "v-ztsnr" else None)
+
+
 def test_uninstall_puts_everything_back(webui: Webui, host: a1111.A1111Host) -> None:
     model = load(webui, host, "v-ztsnr")
     host.uninstall()

@@ -143,7 +143,8 @@ class A1111Host(WebuiHost):
         if decision.config is not None and decision.config.base == "sd2":
             # The webui tells the two apart by running a whole UNet, twice, eight seconds each.
             return cast(str, sd_models_config.config_sd2v if is_v else sd_models_config.config_sd2)
-        stock = original(state_dict, info)
+        # Of a copy: the webui's next version takes ``v_pred`` out of what it is given, and finds epsilon later.
+        stock = original(None if state_dict is None else dict(state_dict), info)
         return self._v_config(stock) if is_v else stock
 
     def _say_what_cannot_run(self, path: Path) -> None:
@@ -395,13 +396,18 @@ def _keep_schedule(model: Any, processing: Any) -> None:
     decision = known.decision
     # What a person said for this file or picture goes before the webui's option for all.
     said_off = decision.ztsnr_said and not decision.ztsnr
-    if decision.ztsnr or said_off or model.alphas_cumprod is known.schedule:
+    # The webui's next version rescales by itself what has a ``ztsnr`` tensor, epsilon models too.
+    by_itself = getattr(model, "ztsnr", False) and getattr(shared.opts, "sd_noise_schedule", "") != ZTSNR_OPTION
+    if decision.ztsnr or said_off or by_itself or model.alphas_cumprod is known.schedule:
         model.alphas_cumprod = known.schedule.to(shared.device, copy=True)
     if processing is None:
         return
     if decision.ztsnr or said_off:
         processing.extra_generation_params.pop("Downcast alphas_cumprod", None)
-    if said_off:
+    if decision.ztsnr and "Noise Schedule" in processing.extra_generation_params:
+        # That version writes the option here, which may be another.
+        processing.extra_generation_params["Noise Schedule"] = ZTSNR_OPTION
+    elif said_off or by_itself:
         processing.extra_generation_params.pop("Noise Schedule", None)
 
 
