@@ -34,10 +34,32 @@ def test_inspect(app: App, tab: ModelsmithPage) -> None:
 def test_inspect_a_dropped_file(app: App, tab: ModelsmithPage, tmp_path: Any) -> None:
     broken = tmp_path / "cut-off.safetensors"
     broken.write_bytes((app.models / f"{DEMO_A}.safetensors").read_bytes()[:5000])
+    other = tmp_path / "notes.ckpt"
+    other.write_bytes(b"no model at all")
     tab.open(app.url)
-    tab.page.locator("#modelsmith_inspect_upload input[type=file]").set_input_files(str(broken))
+    sent: list[int] = []
+    tab.page.on("request", lambda request: sent.append(len(request.post_data_buffer or b"")))
+    zone = tab.page.locator("#modelsmith_inspect_drop input[type=file]")
+    zone.set_input_files(str(app.models / f"{DEMO_A}.safetensors"))
+    tab.wait_text("modelsmith_inspect_page", "Prediction and how it is known")
+    header = int.from_bytes((app.models / f"{DEMO_A}.safetensors").read_bytes()[:8], "little")
+    assert max(sent) < 2 * header + 20_000, "the weights stay where they are"
+    zone.set_input_files(str(broken))
     tab.page.locator("#modelsmith_inspect_page .ms-error").wait_for()
     assert "cut-off.safetensors" in tab.text("modelsmith_inspect_page")
+    zone.set_input_files(str(other))
+    tab.wait_text("modelsmith_inspect_page", "Only the header of a .safetensors file")
+
+
+def test_inspect_leads_on_and_compares(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.choose("modelsmith_inspect_file", DEMO_A)
+    tab.page.locator("#modelsmith_inspect_page .ms-chart").wait_for()
+    tab.page.locator("#modelsmith_inspect_compare_panel .label-wrap").click()
+    tab.choose("modelsmith_inspect_other", DEMO_B)
+    tab.page.locator("#modelsmith_inspect_compared .ms-side-by-side").wait_for()
+    assert f"{DEMO_B}.safetensors" in tab.text("modelsmith_inspect_compared")
+    tab.screenshot("standalone-inspect-compare")
 
 
 def test_merge_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:

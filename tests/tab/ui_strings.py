@@ -12,7 +12,7 @@ from modelsmith import sampling_advice
 from modelsmith.merge.blocks import LAYOUTS, PLAIN, VAE_LAYOUT
 from modelsmith.merge.guard import CHOICES
 from modelsmith_webui import probing
-from modelsmith_webui.tab import block_editor, convert_words, history_page, remedies, words
+from modelsmith_webui.tab import block_editor, convert_words, history_page, remedies, report_page, words
 from modelsmith_webui.tab.library_page import COLUMNS
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
@@ -111,7 +111,7 @@ def table_strings() -> Iterator[str]:
     yield from ("Part", "Precision", "Size", "State")
     yield from (STOP_AT_MIX, *CHOICES.values())
     yield from (word for _, word in block_editor.CONTENTS)
-    yield from (*block_editor.SETS.values(), *remedies.PRESET_TEXTS.values())
+    yield from (*block_editor.SETS.values(), *remedies.PRESET_TEXTS.values(), *report_page.WAYS.values())
     for spec in methods().values():
         yield from (spec.label, spec.summary)
     yield from (parameter.label for spec in methods().values() for parameter in spec.parameters)

@@ -44,6 +44,24 @@ def read_safetensors(path: Path) -> FileHeader:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         _check_length(path, size, length)
         text = file.read(length)
+    return _header(path, text, size)
+
+
+def read_start(name: str, start: bytes, size: int) -> FileHeader:
+    """The header of a file of which only the beginning is at hand, eight bytes of length and all of the header.
+
+    size: of the whole file. No tensor of it can be read. Raises BadFileError like :func:`read_safetensors`.
+    """
+    path = Path(name)
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    _check_length(path, size, length)
+    if len(start) < 8 + length:
+        raise BadFileError(path, "the header is not valid JSON (cut short)", _DAMAGED)
+    return _header(path, start[8 : 8 + length], size)
+
+
+def _header(path: Path, text: bytes, size: int) -> FileHeader:
+    length = len(text)
     with collection_paused():
         found = read_usual(text, 8 + length, size) or read_carefully(path, text, 8 + length, size)
     return FileHeader(path=path, format="safetensors", size=size, tensors=found[1], metadata=found[0])

@@ -31,9 +31,14 @@ def badge(text: str, kind: str = "", title: str = "") -> str:
 
 def notice(kind: str, text: str, remedy: str = "") -> str:
     """One message: ``kind`` is info, warning, error or done."""
+    return notice_with(kind, text, text_tag("span", remedy, "ms-notice-remedy") if remedy else "")
+
+
+def notice_with(kind: str, text: str, more: str) -> str:
+    """One message with HTML behind it."""
     inner = text_tag("span", text, "ms-notice-text")
-    if remedy:
-        inner += " " + text_tag("span", remedy, "ms-notice-remedy")
+    if more:
+        inner += " " + more
     role = "alert" if kind == "error" else "status"
     return tag("div", inner, f"ms-notice ms-{kind}", role=role)
 

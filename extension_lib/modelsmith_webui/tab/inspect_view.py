@@ -9,17 +9,30 @@ from typing import Any
 import gradio as gr
 
 from modelsmith.decision import Override
-from modelsmith.errors import ModelsmithError
+from modelsmith.errors import ModelsmithError, UsageError
 from modelsmith.identify import identify
 from modelsmith_webui.host import Host, ModelFile
-from modelsmith_webui.tab.compat import file_path, listen, unsaved
+from modelsmith_webui.tab.compare_page import compare_html
+from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.dropped import dropped_report
 from modelsmith_webui.tab.files import all_labels, find_labelled
-from modelsmith_webui.tab.html import notice
-from modelsmith_webui.tab.report_page import empty_html, loaded_line, report_html
+from modelsmith_webui.tab.html import notice, tag, text_tag
+from modelsmith_webui.tab.preview import preview_uri
+from modelsmith_webui.tab.report_links import ways_of
+from modelsmith_webui.tab.report_page import Beside, empty_html, loaded_line, report_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import OVERRIDE_PREDICTIONS, OVERRIDE_ZTSNR, id_of
 
 NOTHING_CHOSEN = "Choose a model file, or drop one here, to see what it is."
+
+
+def drop_html(tr: Texts) -> str:
+    """Where a file can be dropped. The script reads its header and sends nothing else."""
+    words = text_tag("span", tr("Drop a file to inspect")) + text_tag(
+        "small", tr("Only the header of a .safetensors file is read.")
+    )
+    field = '<input type="file" accept=".safetensors,.sft">'
+    return tag("label", words + field, "ms-drop", tabindex="0")
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,19 @@ class InspectView:
             self.refresh = gr.Button(
                 "Refresh files", elem_id="modelsmith_inspect_refresh", elem_classes=["ms-tool"], scale=0
             )
-            self.upload = unsaved(
-                gr.File(label="Drop a file to inspect", elem_id="modelsmith_inspect_upload", height=88, scale=3)
+            gr.HTML(drop_html(self.tr), elem_id="modelsmith_inspect_drop")
+            # Out of sight but in the page: the script writes the header of a dropped file here.
+            self.dropped = unsaved(
+                gr.Textbox(
+                    value="",
+                    label="Dropped header",
+                    elem_id="modelsmith_inspect_dropped",
+                    elem_classes=["ms-out-of-sight"],
+                )
             )
         self.page = gr.HTML(empty_html(self.tr(NOTHING_CHOSEN)), elem_id="modelsmith_inspect_page")
         self._build_override()
+        self._build_compare()
         with gr.Accordion("Raw report", open=False, elem_id="modelsmith_inspect_raw_panel"):
             self.raw = gr.JSON(label="Report as JSON", elem_id="modelsmith_inspect_raw")
         self._connect()
@@ -84,19 +105,43 @@ class InspectView:
             self.saved = gr.HTML("", elem_id="modelsmith_override_saved")
         self.panel = panel
 
+    def _build_compare(self) -> None:
+        with gr.Accordion("Compare with another file", open=False, elem_id="modelsmith_inspect_compare_panel"):
+            self.other = unsaved(
+                gr.Dropdown(
+                    choices=all_labels(self.host),
+                    value=None,
+                    label="The other model file",
+                    elem_id="modelsmith_inspect_other",
+                )
+            )
+            self.compared = gr.HTML("", elem_id="modelsmith_inspect_compared")
+
     def _connect(self) -> None:
         shown = [self.page, self.raw, self.panel, self.prediction, self.ztsnr, self.saved]
         listen(self.file.change, self.choose, [self.file], shown)
-        listen(self.upload.change, self.drop, [self.upload], shown)
-        listen(self.refresh.click, self.refresh_files, [], [self.file])
+        listen(self.dropped.change, self.drop, [self.dropped], shown)
+        listen(self.refresh.click, self.refresh_files, [], [self.file, self.other])
+        for chosen in (self.file, self.other):
+            listen(chosen.change, self.compare, [self.file, self.other], [self.compared])
         for radio in (self.prediction, self.ztsnr):
             listen(radio.input, self.save_override, [self.file, self.prediction, self.ztsnr], [self.page, self.saved])
         self.outputs = shown
 
-    def refresh_files(self) -> Any:
+    def refresh_files(self) -> list[Any]:
         """Look for new files and offer them."""
         self.host.refresh_checkpoints()
-        return self.offer()
+        return [self.offer(), self.offer()]
+
+    def compare(self, label: str | None, other: str | None) -> str:
+        """The chosen file beside the other one; nothing while one of the two is missing."""
+        if not label or not other:
+            return ""
+        try:
+            first, second = find_labelled(self.host, label), find_labelled(self.host, other)
+        except ModelsmithError as error:
+            return notice("error", *self.tr.error(error))
+        return compare_html(first.path, second.path, self.tr)
 
     def offer(self) -> Any:
         """The files that the host has now."""
@@ -107,9 +152,12 @@ class InspectView:
         report = identify(path)
         known = self.host.cached_sha256(file) if file else None
         status = loaded_line(self.host.status(), str(path), self.tr) if file else ""
-        html = report_html(report, self.tr, place=str(path) if file else "", sha256=known, extra=status)
         own = self.can_override and file is not None and file.kind == "checkpoint" and report.error is None
-        return Page(html, report.to_json(), self.host.override(path) if own else None)
+        beside = Beside()
+        if file is not None:
+            ways = ways_of(report, override=own)
+            beside = Beside(str(path), known, status, preview_uri(path), ways)
+        return Page(report_html(report, self.tr, beside), report.to_json(), self.host.override(path) if own else None)
 
     def choose(self, label: str | None) -> list[Any]:
         """Show the chosen file."""
@@ -121,12 +169,17 @@ class InspectView:
             return self._updates(Page(notice("error", error.message, error.remedy), None, None))
         return self._updates(self.page_of(file.path, file))
 
-    def drop(self, uploaded: Any) -> list[Any]:
-        """Show a file that was dropped in; nothing is shown anew when it is taken away."""
-        path = file_path(uploaded)
-        if path is None:
+    def drop(self, message: str) -> list[Any]:
+        """Show a file that was dropped in, by the header that the page has read of it."""
+        try:
+            report = dropped_report(message)
+        except UsageError:
+            told = self.tr("Only the header of a .safetensors file can be read from here.")
+            remedy = self.tr("Put the file into the models folder and choose it in the list.")
+            return self._updates(Page(notice("error", told, remedy), None, None))
+        if report is None:
             return [gr.update() for _ in range(6)]
-        return self._updates(self.page_of(Path(path), None))
+        return self._updates(Page(report_html(report, self.tr), report.to_json(), None))
 
     def save_override(self, label: str | None, prediction: str, ztsnr: str) -> list[Any]:
         """Keep the override and show what follows from it."""

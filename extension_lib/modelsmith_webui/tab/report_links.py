@@ -23,6 +23,26 @@ PRUNABLE = frozenset({"ema-both", "training-leftovers"})
 """Ids of the warnings that a repair, or pruning, does something about."""
 
 
+OVERRIDABLE = frozenset({"prediction-conflict", "resolve-conflict", "undetermined-sd2", "v-ztsnr-unknown"})
+CURABLE = frozenset({"fp16-sdxl-vae"})
+"""Those that an override of this file, and the VAE view, do something about."""
+
+
+def ways_of(report: Report, *, override: bool) -> dict[str, str]:
+    """What can be done about each message of a report, by its id. ``override``: whether the host keeps overrides."""
+    found: dict[str, str] = {}
+    for message in (*report.warnings, *report.advice):
+        if message.id in OVERRIDABLE and override:
+            found[message.id] = "override"
+        elif message.id in REPAIRABLE:
+            found[message.id] = "repair"
+        elif message.id in PRUNABLE:
+            found[message.id] = "prune"
+        elif message.id in CURABLE:
+            found[message.id] = "vae"
+    return found
+
+
 class ReportLinks:
     """Buttons under the report of the Inspect view. Each opens the other view with the file chosen."""
 

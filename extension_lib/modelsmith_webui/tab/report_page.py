@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from modelsmith.identify.report import LABELS, Component, Evidence, Report
 from modelsmith_webui.host import LoadedStatus
-from modelsmith_webui.tab.html import badge, esc, facts, notice, section, size_text, tag, text_tag
+from modelsmith_webui.tab.html import badge, esc, facts, notice, notice_with, section, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import EMA, GRADES, KINDS, PARTS, PREDICTIONS, SAYS, YES_NO
 
@@ -25,12 +26,16 @@ def badge_row(report: Report, tr: Texts) -> str:
     return "".join(part for part in parts if part)
 
 
-def _head(report: Report, tr: Texts, place: str) -> str:
+def _head(report: Report, tr: Texts, place: str, picture: str | None = None) -> str:
     kind = text_tag("span", tr(KINDS.get(report.kind, report.kind)), "ms-kind")
     title = text_tag("div", PurePath(report.file).name, "ms-title") + tag(
         "div", kind + badge_row(report, tr), "ms-badges"
     )
-    return tag("header", title + (text_tag("div", place, "ms-path") if place else ""), "ms-report-head")
+    inner = title + (text_tag("div", place, "ms-path") if place else "")
+    if picture is None:
+        return tag("header", inner, "ms-report-head")
+    image = f'<img class="ms-preview" src="{esc(picture)}" alt="{esc(tr("Preview picture of this file"))}">'
+    return tag("header", image + tag("div", inner), "ms-report-head ms-with-preview")
 
 
 def _evidence(evidence: Evidence, tr: Texts) -> str:
@@ -84,16 +89,26 @@ def _components(components: Sequence[Component], tr: Texts) -> str:
     if not components:
         return ""
     total = sum(component.bytes for component in components)
-    shares = "".join(
-        tag("div", style=f"flex:{component.bytes} 1 0", title=part_text(component, tr))
-        for component in components
-        if component.bytes
-    )
-    chart = tag("div", shares, "ms-share") if total and len(components) > 1 else ""
+    chart = _chart(components, total, tr) if total else ""
     names = (("Part", ""), ("Precision", ""), ("Size", "ms-number"), ("State", ""))
     head = "".join(text_tag("th", tr(name), css) for name, css in names)
     rows = "".join(_component_row(component, tr) for component in components)
     return section(tr("Parts"), chart + tag("table", tag("thead", tag("tr", head)) + tag("tbody", rows), "ms-parts"))
+
+
+def _chart(components: Sequence[Component], total: int, tr: Texts) -> str:
+    """Every part as wide as its share of the bytes, coloured by its precision, with its name where there is room."""
+    shares = ""
+    for component in components:
+        share = component.bytes / total
+        if not component.bytes:
+            continue
+        name = part_text(component, tr)
+        told = f"{name}: {component.precision}, {size_text(component.bytes)} ({100 * share:.1f} %)"
+        label = text_tag("span", name) + text_tag("small", component.precision) if share > 0.1 else ""
+        css = f"ms-share-part ms-p-{component.precision.split('_')[0]}"
+        shares += tag("div", label, css, style=f"flex:{component.bytes} 1 0", title=told)
+    return tag("div", shares, "ms-chart", role="img", aria_label=tr("Shares of the parts in the file"))
 
 
 def architecture_text(report: Report, tr: Texts) -> str:
@@ -120,9 +135,26 @@ def _facts(report: Report, tr: Texts, sha256: str | None) -> str:
     return section(tr("File"), facts(rows))
 
 
-def _messages(report: Report, tr: Texts) -> str:
-    inner = "".join(notice("warning", message.text(tr.message_language)) for message in report.warnings)
-    return inner + "".join(notice("info", message.text(tr.message_language)) for message in report.advice)
+def _messages(report: Report, tr: Texts, ways: Mapping[str, str] | None = None) -> str:
+    """All warnings and advice; ``ways`` has the ways that are open, by the id of the message that they help."""
+    inner = ""
+    for kind, messages in (("warning", report.warnings), ("info", report.advice)):
+        for message in messages:
+            way = (ways or {}).get(message.id)
+            button = ""
+            if way is not None:
+                button = text_tag("button", tr(WAYS[way]), "ms-mini ms-way", type="button", data_way=way)
+            inner += notice_with(kind, message.text(tr.message_language), button)
+    return inner
+
+
+WAYS: Mapping[str, str] = {
+    "repair": "Repair it …",
+    "prune": "Prune it …",
+    "vae": "Look at its VAE …",
+    "override": "Set it for this file",
+}
+"""What can be done about a message, by id; the page's script leads there."""
 
 
 def loaded_line(status: LoadedStatus | None, report_path: str, tr: Texts) -> str:
@@ -137,18 +169,34 @@ def loaded_line(status: LoadedStatus | None, report_path: str, tr: Texts) -> str
     return notice("done" if status.applied else "info", tr("In memory now: {state}", state=", ".join(parts)))
 
 
-def report_html(report: Report, tr: Texts, *, place: str = "", sha256: str | None = None, extra: str = "") -> str:
-    """The whole page. ``place`` is where the file lies, ``extra`` is HTML shown under the head."""
-    head = _head(report, tr, place)
+@dataclass(frozen=True)
+class Beside:
+    """What the page shows that is not in the report itself.
+
+    place: where the file lies. extra: HTML shown under the head. picture: a data URI. ways: what can be done about a
+    message, by its id.
+    """
+
+    place: str = ""
+    sha256: str | None = None
+    extra: str = ""
+    picture: str | None = None
+    ways: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def report_html(report: Report, tr: Texts, beside: Beside | None = None) -> str:
+    """The whole page of one file."""
+    beside = beside or Beside()
+    head = _head(report, tr, beside.place, beside.picture)
     if report.error is not None:
         return tag(
             "article",
             head + notice("error", report.error_text(tr.message_language) or "") + _messages(report, tr),
             "ms-report",
         )
-    body = extra + _messages(report, tr)
+    body = beside.extra + _messages(report, tr, beside.ways)
     columns = tag("div", _prediction(report, tr) + _components(report.components, tr), "ms-column")
-    columns += tag("div", _facts(report, tr, sha256) + _metadata(report, tr), "ms-column")
+    columns += tag("div", _facts(report, tr, beside.sha256) + _metadata(report, tr), "ms-column")
     return tag("article", head + body + tag("div", columns, "ms-columns"), "ms-report")
 
 
