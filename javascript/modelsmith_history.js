@@ -27,27 +27,25 @@
         button.textContent = tr("Choose the other entry in the table");
     }
 
-    function tendTables() {
-        root().querySelectorAll(".ms-history:not([data-ready])").forEach(table => {
-            table.dataset.ready = "1";
-            const open = event => {
-                const row = event.target.closest("tr[data-id]");
-                if (row) choose(row.dataset.id);
-            };
-            table.addEventListener("click", open);
-            table.addEventListener("keydown", event => {
-                if (event.key === "Enter") open(event);
-            });
-        });
-        root().querySelectorAll(".ms-entry:not([data-ready]), .ms-queue:not([data-ready])").forEach(part => {
-            part.dataset.ready = "1";
-            part.addEventListener("click", event => {
-                const button = event.target.closest("button[data-act]");
-                if (button) press(button);
-            });
-            if (Number(part.dataset.busy) > 0) setTimeout(() => byId("modelsmith_history_poll")?.click(), 700);
+    // Tables and entries come and go; one listener for all of them answers from the first moment on.
+    function answer(event) {
+        const target = event.target;
+        if (!target || !target.closest) return;
+        const button = target.closest(".ms-entry button[data-act], .ms-queue button[data-act]");
+        const row = target.closest(".ms-history tr[data-id]");
+        if (button && event.type === "click") press(button);
+        if (row && (event.type === "click" || event.key === "Enter")) choose(row.dataset.id);
+    }
+
+    document.addEventListener("click", answer);
+    document.addEventListener("keydown", answer);
+
+    function tendQueue() {
+        root().querySelectorAll(".ms-queue:not([data-ready])").forEach(queue => {
+            queue.dataset.ready = "1";
+            if (Number(queue.dataset.busy) > 0) setTimeout(() => byId("modelsmith_history_poll")?.click(), 700);
         });
     }
 
-    onTend(tendTables);
+    onTend(tendQueue);
 })();
