@@ -54,7 +54,7 @@ def test_inspect_a_dropped_file(app: App, tab: ModelsmithPage, tmp_path: Any) ->
 def test_inspect_leads_on_and_compares(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     tab.choose("modelsmith_inspect_file", DEMO_A)
-    tab.page.locator("#modelsmith_inspect_page .ms-chart").wait_for()
+    tab.page.locator("#modelsmith_inspect_page .ms-parts-chart").wait_for()
     tab.page.locator("#modelsmith_inspect_compare_panel .label-wrap").click()
     tab.choose("modelsmith_inspect_other", DEMO_B)
     tab.page.locator("#modelsmith_inspect_compared .ms-side-by-side").wait_for()

@@ -108,7 +108,7 @@ def _chart(components: Sequence[Component], total: int, tr: Texts) -> str:
         label = text_tag("span", name) + text_tag("small", component.precision) if share > 0.1 else ""
         css = f"ms-share-part ms-p-{component.precision.split('_')[0]}"
         shares += tag("div", label, css, style=f"flex:{component.bytes} 1 0", title=told)
-    return tag("div", shares, "ms-chart", role="img", aria_label=tr("Shares of the parts in the file"))
+    return tag("div", shares, "ms-parts-chart", role="img", aria_label=tr("Shares of the parts in the file"))
 
 
 def architecture_text(report: Report, tr: Texts) -> str:
