@@ -297,3 +297,25 @@ def test_methods_stay_on_the_device_of_their_operands(spec: MethodSpec) -> None:
     with torch.device("meta"):
         found = [spec.function()(*part, **defaults(spec)) for part in (operands[:half], operands[half:])]
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.arrives], ids=lambda spec: spec.id)
+def test_methods_that_arrive_give_b(spec: MethodSpec) -> None:
+    assert "alpha" in spec.neutral and spec.effect == "sum"
+    operands = models(spec, (6, 9), torch.float64)
+    ends = {name: float(name == "alpha") for name in spec.neutral}
+    result = spec.function()(*operands, **defaults(spec, **ends))
+    torch.testing.assert_close(result, operands[1], rtol=1e-12, atol=1e-12)
+    assert spec.is_b(spec.fill(ends)) and not spec.is_b(spec.fill(dict.fromkeys(spec.neutral, 0.0)))
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.neutral], ids=lambda spec: spec.id)
+def test_the_ends_are_copied_bit_for_bit(spec: MethodSpec, abc: Models, tmp_path: Path) -> None:
+    inputs = abc[: spec.models[1] or 3]
+    values = {"a": dict.fromkeys(spec.neutral, 0.0)}
+    if spec.arrives:
+        values["b"] = {name: float(name == "alpha") for name in spec.neutral}
+    for place, parameters in values.items():
+        plan = plan_merge(MergeRequest(inputs, spec.id, tmp_path / f"{place}.safetensors", parameters))
+        found, wanted = load_file(str(run_merge(plan).path)), load_file(str(abc["ab".index(place)]))
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -327,7 +327,7 @@ class _Builder:
         """The model that a tensor is copied from bit for bit, where the weights say so."""
         if self.method.is_identity(parameters):
             return 0
-        return 1 if self.method.id == "weighted_sum" and parameters["alpha"] == 1.0 else None
+        return 1 if self.method.is_b(parameters) else None
 
     def _widen(
         self, entry: Entry, operands: tuple[Operand, ...], parameters: Mapping[str, float], block: str

@@ -18,6 +18,7 @@ WEIGHTED_SUM = declare(
         scope="elements",
         effect="sum",
         module="modelsmith.merge.methods.basic",
+        arrives=True,
     )
 )
 
@@ -55,6 +56,7 @@ TRIPLE_SUM = declare(
         effect="sum",
         module=_COMBINE,
         neutral=("alpha", "beta"),
+        arrives=True,
     )
 )
 
@@ -71,6 +73,7 @@ SUM_TWICE = declare(
         effect="sum",
         module=_COMBINE,
         neutral=("alpha", "beta"),
+        arrives=True,
     )
 )
 
@@ -147,6 +150,7 @@ GEOMETRIC = declare(
         scope="elements",
         effect="sum",
         module=_COMBINE,
+        arrives=True,
     )
 )
 
@@ -182,6 +186,7 @@ SLERP = declare(
         scope="tensor",
         effect="sum",
         module=_GEOMETRY,
+        arrives=True,
     )
 )
 
@@ -215,6 +220,7 @@ TENSOR_SUM = declare(
         scope="tensor",
         effect="sum",
         module=_GEOMETRY,
+        arrives=True,
     )
 )
 
@@ -230,6 +236,7 @@ TENSOR_SUM_COLUMNS = declare(
         scope="tensor",
         effect="sum",
         module=_GEOMETRY,
+        arrives=True,
     )
 )
 

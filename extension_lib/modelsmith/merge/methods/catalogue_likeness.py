@@ -88,6 +88,7 @@ DISTRIBUTION_CROSSOVER = declare(
         scope="tensor",
         effect="sum",
         module=_SIGNALS,
+        arrives=True,
     )
 )
 
@@ -110,6 +111,7 @@ COMPARATIVE_INTERPOLATION = declare(
         effect="sum",
         module=_SIGNALS,
         seeded=True,
+        arrives=True,
     )
 )
 

@@ -50,6 +50,7 @@ class MethodSpec:
     seeded: whether the function takes ``seed``, which the engine derives anew for every tensor.
     statistics: numbers that a first pass over the whole model finds (see ``FirstPass``), which the function takes too.
     neutral: the parameters that give A back when all of them are 0.
+    arrives: whether alpha = 1, with the other neutral parameters at 0, gives B.
     """
 
     id: str
@@ -65,6 +66,7 @@ class MethodSpec:
     seeded: bool = False
     neutral: tuple[str, ...] = ("alpha",)
     statistics: tuple[str, ...] = ()
+    arrives: bool = False
 
     def check_models(self, given: int) -> None:
         """Raise UsageError where the method takes another number of models."""
@@ -76,6 +78,10 @@ class MethodSpec:
     def is_identity(self, parameters: Mapping[str, float]) -> bool:
         """Whether these parameters give A back, so that it can be copied bit for bit."""
         return bool(self.neutral) and all(parameters[name] == 0.0 for name in self.neutral)
+
+    def is_b(self, parameters: Mapping[str, float]) -> bool:
+        """Whether these parameters give B, so that it can be copied bit for bit."""
+        return self.arrives and all(parameters[name] == float(name == "alpha") for name in self.neutral)
 
     def parameter(self, name: str) -> ParameterSpec:
         """Look a parameter up. Raises UnknownNameError with the nearest one."""
