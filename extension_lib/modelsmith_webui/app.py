@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
-from modelsmith_webui import settings, xyz, xyz_merge
+from modelsmith_webui import callbacks, settings, xyz, xyz_merge
 from modelsmith_webui.generation import Generation
 from modelsmith_webui.generation_script import script_class
 from modelsmith_webui.host import detect_host
@@ -21,15 +22,16 @@ def register(script_callbacks: Any, scripts: Any) -> type:
 
     Called when the webui executes the script, before it loads its first model; again after each reload of the UI.
     """
+    on = partial(_on, script_callbacks)
     host: Any = detect_host()
     host.install()
     recipes = RecipeLoading(host)
     recipes.install()
-    script_callbacks.on_model_loaded(host.model_loaded)
+    on("model_loaded", host.model_loaded)
     vae, prober = getattr(host, "vae", None), getattr(host, "prober", None)
-    script_callbacks.on_ui_settings(lambda: settings.register(host.reapply, vae, prober))
-    script_callbacks.on_script_unloaded(host.uninstall)
-    script_callbacks.on_script_unloaded(recipes.uninstall)
+    on("ui_settings", lambda: settings.register(host.reapply, vae, prober))
+    on("script_unloaded", host.uninstall)
+    on("script_unloaded", recipes.uninstall)
 
     def app_started(_demo: Any, app: Any) -> None:
         # A reload of the UI keeps the model in memory and announces nothing.
@@ -41,9 +43,13 @@ def register(script_callbacks: Any, scripts: Any) -> type:
 
         return [(build_tab(host), "Modelsmith", "modelsmith")]
 
-    script_callbacks.on_app_started(app_started)
-    script_callbacks.on_ui_tabs(tab)
+    on("app_started", app_started)
+    on("ui_tabs", tab)
     return _script(host, script_callbacks, scripts)
+
+
+def _on(script_callbacks: Any, kind: str, function: Any) -> None:
+    callbacks.register(script_callbacks, kind, function, __file__)
 
 
 def _add_routes(app: Any, host: Any) -> None:
@@ -54,13 +60,14 @@ def _add_routes(app: Any, host: Any) -> None:
 
 def _script(host: Any, script_callbacks: Any, scripts: Any) -> type:
     """The script class, and the callbacks that go with generating pictures."""
+    on = partial(_on, script_callbacks)
     generation = Generation(host)
 
     def before_ui() -> None:
         xyz.add_axes(scripts.scripts_data, getattr(host, "vae", None))
         xyz_merge.add_axes(scripts.scripts_data, host)
 
-    script_callbacks.on_before_ui(before_ui)
-    script_callbacks.on_infotext_pasted(lambda _text, params: generation.pasted(params))
-    script_callbacks.on_cfg_denoiser(a1111_rescale.note_input)
+    on("before_ui", before_ui)
+    on("infotext_pasted", lambda _text, params: generation.pasted(params))
+    on("cfg_denoiser", a1111_rescale.note_input)
     return script_class(generation, scripts)

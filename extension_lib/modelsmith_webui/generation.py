@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,14 @@ class Generation:
 
     def begin(self, p: Any, args: tuple[Any, ...]) -> None:
         """The model is loaded, no sampler is built yet."""
+        with self._held():
+            self._begin(p, args)
+
+    def _held(self) -> AbstractContextManager[None]:
+        held = getattr(self.resolver, "held", None)
+        return held() if held is not None else nullcontext()
+
+    def _begin(self, p: Any, args: tuple[Any, ...]) -> None:
         path, image = self.host.loaded_checkpoint(), chosen(p, args)
         setattr(p, JOB, Job(path, image))
         self._choose(None if path is None or image.is_auto else (path, image))
@@ -125,6 +134,10 @@ class Generation:
 
     def before_sampling(self, p: Any) -> None:
         """Before each sampling, also that of the hires pass."""
+        with self._held():
+            self._before_sampling(p)
+
+    def _before_sampling(self, p: Any) -> None:
         self.host.before_sampling(p)
         params = p.extra_generation_params
         job: Job | None = getattr(p, JOB, None)

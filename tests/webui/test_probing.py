@@ -173,3 +173,23 @@ def test_a_picture_is_told_of_a_contradiction_and_never_stopped(tmp_path: Path, 
     host.prober = None
     work._ask_model(p)
     assert len(comments) == 1
+
+
+def test_within_a_hold_the_disk_is_asked_once(tmp_path: Path) -> None:
+    import threading
+
+    from modelsmith_webui.hosts.common import Resolver
+    from modelsmith_webui.overrides import write_override
+
+    path = write_header_only(tmp_path / "m.safetensors", {"x": ("F16", (2, 2))}, {})
+    resolver = Resolver(lambda: True)
+    with resolver.held(), resolver.held():
+        first = resolver.resolve(path)
+        write_override(path, Override("v_prediction"))
+        assert resolver.resolve(path) is first
+        assert resolver.without_image(path, Override("epsilon")) is not first
+        elsewhere: list[Any] = []
+        other = threading.Thread(target=lambda: elsewhere.append(resolver.resolve(path)))
+        other.start()
+        other.join()
+    assert elsewhere[0].override == resolver.resolve(path).override == Override("v_prediction")

@@ -271,7 +271,8 @@ class A1111Host(WebuiHost):
         decision, problem = resolution.decision, self.cannot_run(resolution)
         known = _applied(model, path)
         now = getattr(model, "alphas_cumprod", None)
-        sigma = None if now is None else float(schedules.sigmas(now.detach().double().cpu().numpy())[-1])
+        last = None if now is None else float(now[-1])
+        sigma = None if not last else ((1.0 - last) / last) ** 0.5
         return LoadedStatus(
             path=path,
             decision=decision,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,20 @@ class Resolver:
         self._reports: dict[Path, tuple[Stamp, Report]] = {}
         # What the running job set for its own pictures, and the checkpoint that it is for.
         self.image: tuple[Path, Override] | None = None
+        # For each thread: a page that sets an override while a picture begins must not be told of the old one.
+        self._local = threading.local()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within this, each question is answered once: nothing looks at the disk again for the same answer."""
+        if getattr(self._local, "held", None) is not None:
+            yield
+            return
+        self._local.held = {}
+        try:
+            yield
+        finally:
+            self._local.held = None
 
     def report(self, path: Path) -> Report:
         """The report of a file, read again only when the file or the yaml beside it changed."""
@@ -66,6 +81,12 @@ class Resolver:
     def without_image(self, path: str | Path, image: Override | None = None) -> Resolution:
         """The same with another choice for one picture than the running job's: none, or ``image``."""
         path = Path(path)
+        held: dict[tuple[Path, Override | None], Resolution] | None = getattr(self._local, "held", None)
+        if held is not None and (path, image) in held:
+            return held[path, image]
         report = self.report(path)
         override = read_override(path) if metadata_path(path).exists() else Override()
-        return Resolution(path, report, override, decide(report, override, image=image, enabled=self._enabled()))
+        found = Resolution(path, report, override, decide(report, override, image=image, enabled=self._enabled()))
+        if held is not None:
+            held[path, image] = found
+        return found
