@@ -101,7 +101,7 @@ def state() -> dict[str, Any]:
 
 
 def add_routes(_demo: Any, app: Any) -> None:
-    from modelsmith_probe import guidance, ideal
+    from modelsmith_probe import guidance, ideal, names
 
     @app.get("/modelsmith-probe/v1/state")
     def _state() -> Any:
@@ -140,6 +140,10 @@ def add_routes(_demo: Any, app: Any) -> None:
     def _foreign(phi: float) -> Any:
         _host().foreign_rescale(phi)
         return {}
+
+    @app.post("/modelsmith-probe/v1/names")
+    def _names(wanted: list[str]) -> Any:
+        return {name: names.describe(name, _host().current_model()) for name in wanted}
 
     @app.get("/modelsmith-probe/v1/routes")
     def _routes() -> Any:

@@ -1,0 +1,142 @@
+"""The names of a webui that the adapters and their stand-ins use: found in the source, kept as read from a real one.
+
+``host_names.json`` holds, for each kind of webui, what every such name is there: the signature of a function, "class",
+"module", "value", or null where there is none. test_host_names.py (in tests/webui) holds adapters and stand-ins against
+it everywhere; test_stand_in.py (in tests/host) holds it against a real webui.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WEBUI = ROOT / "extension_lib" / "modelsmith_webui"
+KEPT = Path(__file__).with_suffix(".json")
+SHARED = (
+    "app.py",
+    "api.py",
+    "generation.py",
+    "generation_script.py",
+    "probing.py",
+    "settings.py",
+    "hosts/webui.py",
+    "hosts/common.py",
+    "hosts/vae_choice.py",
+)
+SOURCES = {
+    "a1111": (*SHARED, "hosts/a1111.py", "hosts/a1111_rescale.py", "hosts/a1111_vae.py", "hosts/a1111_probe.py"),
+    "forge": (
+        *SHARED,
+        "hosts/forge.py",
+        "hosts/forge_rescale.py",
+        "hosts/forge_vae.py",
+        "hosts/forge_edm.py",
+        "hosts/forge_probe.py",
+    ),
+}
+PACKAGES = ("modules", "modules_forge", "backend")
+# Wrapped by name, or put by the stand-ins where the webui itself looks for them.
+NAMED = {
+    "a1111": (
+        "modules.sd_models.apply_alpha_schedule_override",
+        "modules.sd_models_config.config_sd2",
+        "modules.sd_models_config.config_sd2v",
+        "modules.sd_models_config.find_checkpoint_config",
+        "modules.sd_models_config.find_checkpoint_config_near_filename",
+        "modules.sd_models.model_data.loaded_sd_models",
+        "modules.sd_models.model_data.sd_model",
+        "modules.sd_samplers.all_samplers_map",
+        "modules.sd_samplers_cfg_denoiser.CFGDenoiser.combine_denoised",
+        "modules.patches.originals",
+    ),
+    "forge": (
+        "modules.sd_models.model_data.sd_model",
+        "modules.sd_models.model_data.forge_hash",
+        "modules.sd_models.model_data.forge_loading_parameters",
+        "modules.shared.opts.sd_noise_schedule",
+        "modules_forge.main_entry.refresh_model_loading_parameters",
+        "backend.modules.k_prediction.Prediction",
+        "backend.modules.k_prediction.PredictionContinuousEDM.timestep",
+        "backend.modules.k_prediction.PredictionContinuousEDM.sigma",
+    ),
+}
+# What is asked of the loaded model; the source reaches it through variables.
+LOADED = {
+    "a1111": (
+        "loaded.alphas_cumprod",
+        "loaded.alphas_cumprod_original",
+        "loaded.parameterization",
+        "loaded.used_config",
+        "loaded.is_sdxl",
+        "loaded.sd_checkpoint_info.filename",
+        "loaded.get_learned_conditioning",
+        "loaded.apply_model",
+        "loaded.model.conditioning_key",
+    ),
+    "forge": (
+        "loaded.sd_checkpoint_info.filename",
+        "loaded.model_config.ztsnr",
+        "loaded.model_config.model_type",
+        "loaded.get_learned_conditioning",
+        "loaded.forge_objects.unet.clone",
+        "loaded.forge_objects.unet.set_model_sampler_post_cfg_function",
+        "loaded.forge_objects_original.unet.model.diffusion_model",
+        "loaded.forge_objects_original.unet.model.computation_dtype",
+        "loaded.forge_objects.unet.model.predictor.prediction_type",
+        "loaded.forge_objects.unet.model.predictor.sigmas",
+        "loaded.forge_objects.unet.model.predictor.log_sigmas",
+        "loaded.forge_objects.unet.model.predictor.alphas_cumprod",
+        "loaded.forge_objects.unet.model.predictor.set_sigmas",
+    ),
+}
+
+
+def _imported(tree: ast.AST) -> tuple[dict[str, str], set[str]]:
+    """Local names of the webui's modules, and what is taken out of them by name."""
+    modules: dict[str, str] = {}
+    taken: set[str] = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.module or node.module.split(".")[0] not in PACKAGES:
+            continue
+        for alias in node.names:
+            modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+            taken.add(f"{node.module}.{alias.name}")
+    return modules, taken
+
+
+def _attributes(tree: ast.AST, modules: dict[str, str]) -> Iterator[str]:
+    """``sd_models.model_data.sd_model`` for each such chain that begins at a module of the webui."""
+    for node in ast.walk(tree):
+        parts: list[str] = []
+        inner: ast.AST = node
+        while isinstance(inner, ast.Attribute):
+            parts.insert(0, inner.attr)
+            inner = inner.value
+        if parts and isinstance(inner, ast.Name) and inner.id in modules:
+            yield ".".join((modules[inner.id], *parts))
+
+
+def used_names(kind: str) -> set[str]:
+    """Every name of the webui that the adapter of this kind uses, as a dotted path."""
+    found: set[str] = set(NAMED[kind])
+    for name in SOURCES[kind]:
+        tree = ast.parse((WEBUI / name).read_text(encoding="utf-8"))
+        modules, taken = _imported(tree)
+        found |= taken
+        found.update(_attributes(tree, modules))
+    return found
+
+
+def kept() -> dict[str, dict[str, str | None]]:
+    """What is known of each kind."""
+    return json.loads(KEPT.read_text(encoding="utf-8"))
+
+
+def keep(kind: str, names: dict[str, str | None]) -> None:
+    """Write what a real webui says."""
+    known = kept() if KEPT.exists() else {}
+    known[kind] = dict(sorted(names.items()))
+    KEPT.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
