@@ -9,6 +9,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from modelsmith.library import Library
+from modelsmith.library.index import Entry
 from modelsmith_webui.host import Host, ModelFile
 
 INDEX_NAME = "library.json"
@@ -36,12 +37,13 @@ class HostLibrary:
         What is not known yet is read in the background; ``wait`` returns when that is done.
         """
         files = self._host.model_files()
-        if wait or any(self._index.entry(file.path) is None for file in files):
+        known = [self._index.entry(file.path) for file in files]  # each asks the disk whether its file has changed
+        if wait or None in known:
             self._index.refresh(sorted({file.path.parent for file in files}), wait=wait)
-        return [self._row(file, language) for file in files]
+            known = [entry or self._index.entry(file.path) for file, entry in zip(files, known, strict=True)]
+        return [self._row(file, entry, language) for file, entry in zip(files, known, strict=True)]
 
-    def _row(self, file: ModelFile, language: Literal["en", "ja"]) -> LibraryRow:
-        entry = self._index.entry(file.path)
+    def _row(self, file: ModelFile, entry: Entry | None, language: Literal["en", "ja"]) -> LibraryRow:
         report = entry.to_json(language) if entry is not None else None
         return LibraryRow(file, report, file.sha256 or self._host.cached_sha256(file))
 
