@@ -47,9 +47,9 @@ class WriterOptions:
     overwrite: bool = False
     direct: bool = True
     hashing: bool = True
-    hash_data: bool = False
     chunk_bytes: int = CHUNK_BYTES
     buffers: int = 4
+    hash_data: bool = False
 
 
 @dataclass(frozen=True)
