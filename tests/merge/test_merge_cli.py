@@ -64,7 +64,7 @@ def test_precisions_loras_and_the_device(
     import torch
     from safetensors.torch import load_file
 
-    from lora.files import write_lora
+    from lora.lora_files import write_lora
     from lora.modules import lora
 
     key = "input_blocks.4.1.transformer_blocks.0.attn2.to_q"
