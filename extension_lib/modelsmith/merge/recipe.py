@@ -57,7 +57,12 @@ def build_metadata(parts: RecipeParts, hashes: Sequence[str]) -> dict[str, str]:
     if request.copy_metadata:
         for one in parts.inputs:
             metadata.update(one.header.metadata)
-    metadata = {key: value for key, value in metadata.items() if not key.startswith("modelspec.")}
+    # Neither the inputs' modelspec nor how their layers were quantised is true of the result.
+    metadata = {
+        key: value
+        for key, value in metadata.items()
+        if not key.startswith("modelspec.") and key != "_quantization_metadata"
+    }
     metadata.update(request.metadata)
     metadata["format"] = "pt"
     metadata.update(modelspec(parts))
