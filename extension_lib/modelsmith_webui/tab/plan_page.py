@@ -48,7 +48,9 @@ def remedy_buttons(remedies: Sequence[Remedy]) -> str:
 
 def refusal_html(error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy]) -> str:
     """Why a merge was not planned, and the ways out, one click away."""
-    kind = "warning" if isinstance(error, PredictionMixError) else "error"
+    # A name that is taken is what one finds right after a merge: no cause for alarm.
+    mild = isinstance(error, PredictionMixError) or any(one.id == "another" for one in remedies)
+    kind = "warning" if mild else "error"
     return tag("div", notice(kind, *tr.error(error)) + remedy_buttons(remedies), "ms-refusal")
 
 
