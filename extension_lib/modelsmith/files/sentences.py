@@ -59,6 +59,7 @@ JAPANESE: Mapping[str, str] = {
     "the header is not a list of tensors": "ヘッダーがテンソルの一覧になっていません",
     "the header names {} twice": "ヘッダーに {} が二度あります",
     "the header is not valid JSON ({})": "ヘッダーが正しい JSON ではありません（{}）",
+    "the header is not valid JSON (cut short)": "ヘッダーが途中で切れています",
     "the header is not a JSON object": "ヘッダーが JSON オブジェクトではありません",
     "__metadata__ is not a JSON object": "__metadata__ が JSON オブジェクトではありません",
     "the metadata value {} is not text": "メタデータの {} が文字列ではありません",
