@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora.modules import Made
+from lora.lora_modules import Made
 from lora.templates import Shapes
 
 FLUX = "model.diffusion_model."

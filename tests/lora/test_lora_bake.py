@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora.lora_files import load, ulp, worst_ulp, write_lora, write_model
-from lora.modules import CONV, LINEAR, Made, full, lora, oft, peft
+from lora.lora_modules import CONV, LINEAR, Made, full, lora, oft, peft
 from lora.templates import Shapes, flux_shapes, sd1_shapes, sd2_shapes, sdxl_shapes
 from modelsmith.errors import BadFileError, Cancelled, MergeError, UsageError
 from modelsmith.lora import bake as bake_module

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from lora.lora_files import load, write_lora, write_model
-from lora.modules import loha, lora
+from lora.lora_modules import loha, lora
 from lora.templates import sd1_shapes
 from modelsmith.cli import main
 from modelsmith.errors import UsageError

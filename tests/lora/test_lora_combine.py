@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora.lora_files import load, write_lora, write_model
-from lora.modules import Made, dora, full, loha, lokr, lora, oft, peft
+from lora.lora_modules import Made, dora, full, loha, lokr, lora, oft, peft
 from lora.templates import sd1_shapes, sdxl_shapes
 from modelsmith.errors import MergeError, UsageError
 from modelsmith.files.header import read_header

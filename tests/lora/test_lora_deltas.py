@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora.modules import CONV, LINEAR, Made
+from lora.lora_modules import CONV, LINEAR, Made
 from modelsmith.files.tensors import open_tensors
 from modelsmith.lora import deltas
 from modelsmith.lora.modules import Reader, add_rows, by_rows, updated

@@ -65,7 +65,7 @@ def test_precisions_loras_and_the_device(
     from safetensors.torch import load_file
 
     from lora.lora_files import write_lora
-    from lora.modules import lora
+    from lora.lora_modules import lora
 
     key = "input_blocks.4.1.transformer_blocks.0.attn2.to_q"
     path = write_lora(tmp_path / "l.safetensors", {"lora_unet_" + key.replace(".", "_"): lora((6, 6))})

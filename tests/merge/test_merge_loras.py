@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora.lora_files import worst_ulp, write_lora
-from lora.modules import Made, dora, lora
+from lora.lora_modules import Made, dora, lora
 from merge.models import shapes
 from modelsmith.errors import MergeError
 from modelsmith.lora.stack import LoraSpec

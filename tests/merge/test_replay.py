@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora.lora_files import write_lora
-from lora.modules import lora
+from lora.lora_modules import lora
 from merge.models import Model, tensors, write_model
 from modelsmith.cli import main
 from modelsmith.errors import BadFileError
