@@ -5,7 +5,8 @@
 Writes SDXL files with true key names and random values into DIR (full: 6.9 GB in fp16, 13.9 GB in fp32, 7.4 GB as
 GGUF, one at a time), measures, prints a table as Markdown, and removes the files. A floor is the time to read the
 input's bytes and then write and flush the output's, with the same page cache. Ratios within one run tell something;
-seconds tell about the machine.
+seconds tell about the machine. CPU seconds are of the
+conversion alone, without the imports before it.
 """
 
 from __future__ import annotations
@@ -15,30 +16,29 @@ import json
 import os
 import statistics
 import struct
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from merge_bench import TESTS, Row, anonymous, names, read_all, show, timed, write_all
+from bench_tools import TESTS, Row, names, read_all, run_worker, show, timed, write_all
 
 WORKER = """
-import json, sys, time
+import json, resource, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
 from modelsmith.convert.jobs import ConvertJob, convert
 from modelsmith.convert.write import WriteOptions
 source, target, precision = sys.argv[2:5]
-started = time.monotonic()
-result = convert(Path(source), Path(target), ConvertJob(precision), WriteOptions(overwrite=True))
-usage = __import__("resource").getrusage(0)
-wall, cpu = time.monotonic() - started, usage.ru_utime + usage.ru_stime
-print(json.dumps({"wall": wall, "cpu": cpu, "bytes": result.bytes_out}))
+def cpu():
+    usage = resource.getrusage(0)
+    return usage.ru_utime + usage.ru_stime
+started, before = time.monotonic(), cpu()
+convert(Path(source), Path(target), ConvertJob(precision), WriteOptions(overwrite=True))
+print(json.dumps({"wall": time.monotonic() - started, "cpu": cpu() - before}))
 """
 
 
@@ -135,21 +135,8 @@ def _gguf_header(file: object, shapes: dict[str, tuple[int, ...]], kind: str) ->
 def convert(row: Row, source: Path, target: Path, precision: str) -> int:
     """Run one conversion in a process of its own, sampling its memory; returns the output's bytes."""
     root = str(TESTS.parent / "extension_lib")
-    command = [sys.executable, "-c", WORKER, root, str(source), str(target), precision]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, anonymous(process.pid))
-        time.sleep(0.01)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    if process.returncode:
-        raise SystemExit(f"the conversion failed with {process.returncode}")
-    found = json.loads(text)
-    row.wall.append(found["wall"])
-    row.cpu.append(found["cpu"])
-    row.anonymous.append(peak)
-    return int(found["bytes"])
+    run_worker(row, [sys.executable, "-c", WORKER, root, str(source), str(target), precision])
+    return target.stat().st_size
 
 
 def measure(case: Case, source: Path, target: Path, runs: int) -> tuple[list[Row], float]:

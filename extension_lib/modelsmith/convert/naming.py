@@ -13,7 +13,7 @@ from collections.abc import Iterable
 _LAYERS = 2  # residual layers of a level, in all three families
 _STEP = _LAYERS + 1
 
-_RESNET = {
+RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -21,15 +21,19 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-_RESNET_BACK = {new: old for old, new in _RESNET.items()}
-_TOP = {
+"""Layers of a residual block, from the original names to those of diffusers."""
+
+_RESNET_BACK = {new: old for old, new in RESNET.items()}
+TOP = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-_TOP_BACK = {new: old for old, new in _TOP.items()}
+"""Layers outside the blocks, likewise."""
+
+_TOP_BACK = {new: old for old, new in TOP.items()}
 # A label is a picture's size and pooled text in SDXL, and the picture itself in SD2's unCLIP.
 _LABELS_BACK = {
     "add_embedding.linear_1": "label_emb.0.0",
@@ -50,15 +54,15 @@ def unet_to_diffusers(name: str, label: str = "add_embedding") -> str | None:
     label: what the label embedding is called, ``add_embedding`` (SDXL) or ``class_embedding`` (unCLIP).
     """
     layer, _, kind = name.rpartition(".")
-    if layer in _TOP:
-        return f"{_TOP[layer]}.{kind}"
+    if layer in TOP:
+        return f"{TOP[layer]}.{kind}"
     if layer in ("label_emb.0.0", "label_emb.0.2"):
         return f"{label}.linear_{1 if layer.endswith('.0.0') else 2}.{kind}"
     if found := _MIDDLE.match(name):
         number, rest = int(found[1]), found[2]
         if number == 1:
             return f"mid_block.attentions.0.{rest}"
-        inner = _renamed(rest, _RESNET)
+        inner = _renamed(rest, RESNET)
         return None if inner is None else f"mid_block.resnets.{number // 2}.{inner}"
     found = _BLOCK.match(name)
     if found is None:
@@ -77,7 +81,7 @@ def _input_to_diffusers(block: int, part: int, rest: str) -> str | None:
         return f"down_blocks.{level}.downsamplers.0.conv.{rest[3:]}"
     if part == 1 and rest.startswith(_ATTENTION):
         return f"down_blocks.{level}.attentions.{layer}.{rest}"
-    inner = _renamed(rest, _RESNET)
+    inner = _renamed(rest, RESNET)
     return None if inner is None or part else f"down_blocks.{level}.resnets.{layer}.{inner}"
 
 
@@ -87,7 +91,7 @@ def _output_to_diffusers(block: int, part: int, rest: str) -> str | None:
         return f"up_blocks.{level}.upsamplers.0.{rest}"
     if part == 1 and rest.startswith(_ATTENTION):
         return f"up_blocks.{level}.attentions.{layer}.{rest}"
-    inner = _renamed(rest, _RESNET)
+    inner = _renamed(rest, RESNET)
     return None if inner is None or part else f"up_blocks.{level}.resnets.{layer}.{inner}"
 
 

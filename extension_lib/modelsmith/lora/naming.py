@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from modelsmith.convert.naming import RESNET, TOP
+
 PartKind = Literal["all", "qkv", "qkvm", "swap", "swap_last", "transpose"]
 
 
@@ -250,22 +252,11 @@ def openclip_aliases(module: str) -> Iterator[Alias]:
     yield from rule_aliases(_OPENCLIP, module)
 
 
-_RESNET = {
-    "in_layers_0": "norm1",
-    "in_layers_2": "conv1",
-    "emb_layers_1": "time_emb_proj",
-    "out_layers_0": "norm2",
-    "out_layers_3": "conv2",
-    "skip_connection": "conv_shortcut",
-}
-_UNET_TOP = {
-    "input_blocks_0_0": "conv_in",
-    "time_embed_0": "time_embedding_linear_1",
-    "time_embed_2": "time_embedding_linear_2",
+# Modules of a LoRA are spelled with underscores where the model has dots.
+_RESNET = {old.replace(".", "_"): new for old, new in RESNET.items()}
+_UNET_TOP = {old.replace(".", "_"): new.replace(".", "_") for old, new in TOP.items()} | {
     "label_emb_0_0": "add_embedding_linear_1",
     "label_emb_0_2": "add_embedding_linear_2",
-    "out_0": "conv_norm_out",
-    "out_2": "conv_out",
 }
 _UNET_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_(.+)\Z")
 _UNET_MIDDLE = re.compile(r"middle_block_([012])_(.+)\Z")
