@@ -79,6 +79,23 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
         """Make a recipe into a file: of a recipe checkpoint, of a history entry, or given. The bytes are the same."""
         return start("replay", body)
 
+    for path, answer in (
+        ("/convert", post_convert),
+        ("/repair", post_repair),
+        ("/publish", post_publish),
+        ("/compare", post_compare),
+        ("/verify", post_verify),
+        ("/merge", post_merge),
+        ("/difference", post_difference),
+        ("/recipe/replay", post_replay),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
+    _add_vae_jobs(router, start)
+    _add_following(router, background)
+    add_recipe_routes(router, host, find)
+
+
+def _add_vae_jobs(router: APIRouter, start: Callable[[str, Any], dict[str, Any]]) -> None:
     def post_check(body: VaeCheckBody) -> Any:
         """What a VAE is, how that is known, whether it runs in fp16; with `measure` each layer's largest value."""
         return start("vae_check", body)
@@ -96,22 +113,12 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
         return start("vae_extract", body)
 
     for path, answer in (
-        ("/convert", post_convert),
-        ("/repair", post_repair),
-        ("/publish", post_publish),
-        ("/compare", post_compare),
-        ("/verify", post_verify),
-        ("/merge", post_merge),
-        ("/difference", post_difference),
-        ("/recipe/replay", post_replay),
         ("/vae/check", post_check),
         ("/vae/fix", post_fix),
         ("/vae/bake", post_bake),
         ("/vae/extract", post_extract),
     ):
         router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
-    _add_following(router, background)
-    add_recipe_routes(router, host, find)
 
 
 def _add_following(router: APIRouter, background: Background) -> None:
