@@ -58,7 +58,7 @@ def test_the_webui_alone_runs_a_marked_file_as_epsilon(alone: Webui) -> None:
 
 
 def test_stale_ztsnr_table_of_a_swap(webui: Webui, alone: Webui) -> None:
-    """The option on for one SD1 file, off again, then another one without a table of its own: the webui alone keeps it."""
+    """The option on for one SD1 file, off again, then one without a table of its own: the webui alone keeps it."""
     for host in (webui, alone):
         host.select("sd15")
         host.options(sd_noise_schedule="Zero Terminal SNR")

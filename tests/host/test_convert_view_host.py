@@ -20,22 +20,22 @@ from vae.vae_makers import narrow_layout, random_weights, spelled  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def page(webui: Webui) -> Iterator[ModelsmithPage]:
+def page(running: Webui) -> Iterator[ModelsmithPage]:
     """The webui's page with our tab in front; afterwards nothing of ours may stand in the console."""
     path = find_chromium()
     if path is None:
         pytest.skip("no Chromium found (install chromium, or set MODELSMITH_CHROMIUM)")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    folder = Path(webui.checkpoints).parent / "VAE"
+    folder = Path(running.checkpoints).parent / "VAE"
     layout = narrow_layout()
     save_file(spelled(layout, random_weights(layout, gain=3e5), "ldm"), folder / "hot.safetensors")
-    webui.refresh()
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=FLAGS)
+    running.refresh()
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         context.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
         found = ModelsmithPage(context.new_page())
-        found.page.goto(webui.url("/"), wait_until="domcontentloaded")
+        found.page.goto(running.url("/"), wait_until="domcontentloaded")
         found.page.locator("#tabs > .tab-nav > button", has_text="Modelsmith").click(timeout=120_000)
         found.page.locator("#modelsmith_views").wait_for(state="visible")
         yield found

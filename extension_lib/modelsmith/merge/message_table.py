@@ -168,7 +168,7 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
     # ---- prediction guard: message, remedy
     "mix-eps-v": (
         (
-            "{first} is a {first_type} model and {other} a {other_type} model; a mix of their networks predicts "
+            "{first} is of type {first_type} and {other} of type {other_type}; a mix of their networks predicts "
             "neither",
             "{first} は {first_type}、{other} は {other_type} のモデルです。混ぜたネットワークはどちらも正しく"
             "予測できません",
@@ -184,7 +184,7 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
     ),
     "mix-other": (
         (
-            "{first} is a {first_type} model and {other} a {other_type} model; a mix of their networks predicts "
+            "{first} is of type {first_type} and {other} of type {other_type}; a mix of their networks predicts "
             "neither",
             "{first} は {first_type}、{other} は {other_type} のモデルです。混ぜたネットワークはどちらも正しく"
             "予測できません",
