@@ -11,15 +11,15 @@ import pytest
 
 pytest.importorskip("fastapi", reason="comes with gradio")
 
-from modelsmith.demo import write_demos  # noqa: E402
-from modelsmith.errors import ModelsmithError  # noqa: E402
-from modelsmith.lora.stack import LoraSpec  # noqa: E402
-from modelsmith.merge.plan import plan_merge  # noqa: E402
-from modelsmith.merge.recipe_checkpoint import read_recipe_checkpoint, write_recipe_checkpoint  # noqa: E402
-from modelsmith.merge.request import MergeRequest  # noqa: E402
-from modelsmith_webui import merging, xyz_merge  # noqa: E402
-from modelsmith_webui.hosts import webui  # noqa: E402
-from modelsmith_webui.hosts.standalone import StandaloneHost  # noqa: E402
+from modelsmith.demo import write_demos
+from modelsmith.errors import ModelsmithError
+from modelsmith.lora.stack import LoraSpec
+from modelsmith.merge.plan import plan_merge
+from modelsmith.merge.recipe_checkpoint import read_recipe_checkpoint, write_recipe_checkpoint
+from modelsmith.merge.request import MergeRequest
+from modelsmith_webui import merging, xyz_merge
+from modelsmith_webui.hosts import webui
+from modelsmith_webui.hosts.standalone import StandaloneHost
 
 DEMOS = ("modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors")
 
