@@ -19,15 +19,21 @@ WEBUI = "ldm_forge"
 WRONG, FITTING, UNTOLD, WIDE = "anime-xl", "photo-sd1", "untold", "sixteen"
 
 
-@pytest.fixture(scope="module")
-def started(make_webui: Callable[..., Webui], checkpoint_folder: Path) -> Iterator[Webui]:
-    webui = make_webui("vae", ["sd15", "sdxl-eps"])
+def made(make_webui: Callable[..., Webui], checkpoint_folder: Path, name: str) -> Webui:
+    """A webui with the VAEs of these tests, not started."""
+    webui = make_webui(name, ["sd15", "sdxl-eps"])
     change_vae(checkpoint_folder / "sd15.safetensors", webui.checkpoints / "broken.safetensors", remove=False)
     folder = webui.data / "models" / "VAE"
     write_vae_file(folder / f"{WRONG}.safetensors", family="sdxl", seed=1)
     write_vae_file(folder / f"{FITTING}.safetensors", family="sd", seed=2)
     write_vae_file(folder / f"{UNTOLD}.safetensors", seed=3)
     write_vae_file(folder / f"{WIDE}.safetensors", channels=16, seed=4)
+    return webui
+
+
+@pytest.fixture(scope="module")
+def started(make_webui: Callable[..., Webui], checkpoint_folder: Path) -> Iterator[Webui]:
+    webui = made(make_webui, checkpoint_folder, "vae")
     webui.install_extension()
     webui.start()
     yield webui
@@ -166,13 +172,28 @@ def test_switched_off_and_on(webui: Webui) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_when_the_extension_is_gone(webui: Webui) -> None:
+def test_nothing_is_left_when_the_extension_is_gone(
+    webui: Webui, make_webui: Callable[..., Webui], checkpoint_folder: Path
+) -> None:
+    """A webui that had the extension starts as one that never had it, with the same setting."""
     choose(webui, WRONG)
     webui.select("broken")
     webui.stop()
     shutil.rmtree(webui.extension)
+    never = made(make_webui, checkpoint_folder, "never")
+    never.configure(sd_vae=f"{WRONG}.safetensors", sd_model_checkpoint="broken.safetensors")
+    never.start()
+    first = in_use(never)
+    never.options(sd_vae="None")
+    never.options(sd_vae=f"{WRONG}.safetensors")
+    second = in_use(never)
+    never.stop()
+    assert second == WRONG, "the user's setting, as the webui reads it"
     webui.start()
-    assert in_use(webui) == WRONG, "the user's setting, as the webui reads it"
+    assert in_use(webui) == first
+    choose(webui, "None")
+    choose(webui, WRONG)
+    assert in_use(webui) == second
     choose(webui, "Automatic")
     assert in_use(webui) is None
     assert "Modelsmith" not in webui.output()
