@@ -183,6 +183,7 @@ def test_nothing_is_left_when_the_extension_is_gone(
     never = made(make_webui, checkpoint_folder, "never")
     never.configure(sd_vae=f"{WRONG}.safetensors", sd_model_checkpoint="broken.safetensors")
     never.start()
+    in_use(never)  # the first picture may be described before its VAE is loaded
     first = in_use(never)
     never.options(sd_vae="None")
     never.options(sd_vae=f"{WRONG}.safetensors")
@@ -190,6 +191,7 @@ def test_nothing_is_left_when_the_extension_is_gone(
     never.stop()
     assert second == WRONG, "the user's setting, as the webui reads it"
     webui.start()
+    in_use(webui)
     assert in_use(webui) == first
     choose(webui, "None")
     choose(webui, WRONG)
