@@ -31,9 +31,8 @@ from modelsmith_webui.host import Host, ModelFile
 Find = Callable[[list[ModelFile], str], ModelFile]
 
 
-def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
-    """Add the routes. ``find`` gives the file of a list that has a name, or raises UnknownNameError."""
-    background = queue_of(host)
+def _starter(host: Host, find: Find, background: Background) -> Callable[[str, Any], dict[str, Any]]:
+    """What every route that starts a job does: the job, or with ``dry_run`` its plan alone."""
 
     def start(kind: str, body: Any) -> dict[str, Any]:
         # What the work needs is heavy: it is imported when the first job is asked for.
@@ -46,6 +45,14 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
             return {"job": background.start(kind, prepared.work, prepared.title).to_json()}
         except ModelsmithError as error:
             raise refused(error) from error
+
+    return start
+
+
+def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
+    """Add the routes. ``find`` gives the file of a list that has a name, or raises UnknownNameError."""
+    background = queue_of(host)
+    start = _starter(host, find, background)
 
     def post_convert(body: ConvertBody) -> Any:
         """Write a model anew: format, precision per part, pruned, layout, parts. Result: file, sizes, hash, losses."""
