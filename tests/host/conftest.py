@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from browser.page_object import FLAGS, find_chromium
 from host.checkpoints import SD1, SD2, SDXL, Recipe, write
 from host.server import Webui, arguments_from_environment, flavour_of, kind_of
 
@@ -78,6 +79,19 @@ def make_webui(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory
     yield make
     for webui in made:
         webui.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for the tests of one file."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chromium found (install chromium, or set MODELSMITH_CHROMIUM)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

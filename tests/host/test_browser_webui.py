@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from browser.page_object import FLAGS, ModelsmithPage, find_chromium
+from browser.page_object import ModelsmithPage
 from host.server import Webui
 
 # What the webuis themselves write to the console, with or without the extension.
@@ -22,18 +22,6 @@ KNOWN_NOISE = (
     "/file=html/card-no-preview",
     "sd_model_checkpoint_sha",
 )
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chromium found (install chromium, or set MODELSMITH_CHROMIUM)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

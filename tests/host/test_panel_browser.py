@@ -7,23 +7,10 @@ from typing import Any
 
 import pytest
 
-from browser.page_object import FLAGS, find_chromium
 from host.server import Webui
 
 SELECTOR = "#setting_sd_model_checkpoint, .model_selection"
 PREFIX = "#modelsmith_txt2img"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chromium found (install chromium, or set MODELSMITH_CHROMIUM)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Panel:
