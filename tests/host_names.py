@@ -59,8 +59,9 @@ NAMED = {
         "modules.shared.opts.sd_noise_schedule",
         "modules_forge.main_entry.refresh_model_loading_parameters",
         "backend.modules.k_prediction.Prediction",
-        "backend.modules.k_prediction.PredictionContinuousEDM.timestep",
-        "backend.modules.k_prediction.PredictionContinuousEDM.sigma",
+        "backend.modules.k_prediction.AbstractPrediction.calculate_input",
+        "backend.modules.k_prediction.AbstractPrediction.calculate_denoised",
+        "backend.modules.k_prediction.AbstractPrediction.noise_scaling",
     ),
 }
 # What is asked of the loaded model; the source reaches it through variables.

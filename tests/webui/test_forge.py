@@ -218,22 +218,15 @@ def test_host_option_against_the_file_is_said(host: Any, tmp_path: Path) -> None
 
 @pytest.fixture
 def continuous(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forge's backend.modules.k_prediction with the arithmetic of its predictor for continuous EDM schedules."""
+    """Forge's backend.modules.k_prediction with the class that all of its predictors are made of."""
 
-    class PredictionContinuousEDM(torch.nn.Module):
-        def __init__(self, sigma_data: float, prediction_type: str, sigma_min: float, sigma_max: float) -> None:
+    class AbstractPrediction(torch.nn.Module):
+        def __init__(self, sigma_data: float = 1.0, prediction_type: str = "epsilon") -> None:
             super().__init__()
             self.sigma_data, self.prediction_type = sigma_data, prediction_type
-            self.register_buffer("sigmas", torch.linspace(np.log(sigma_min), np.log(sigma_max), 1000).exp())
-
-        def timestep(self, sigma: Any) -> Any:
-            return 0.25 * sigma.log()
-
-        def sigma(self, timestep: Any) -> Any:
-            return (timestep / 0.25).exp()
 
     module = ModuleType("backend.modules.k_prediction")
-    module.PredictionContinuousEDM = PredictionContinuousEDM  # pyright: ignore[reportAttributeAccessIssue]
+    module.AbstractPrediction = AbstractPrediction  # pyright: ignore[reportAttributeAccessIssue]
     for name in ("backend", "backend.modules"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -260,6 +253,9 @@ def test_cosxl_gets_a_continuous_schedule_and_gives_it_back(host: Any, tmp_path:
     indices = torch.tensor([999.0, 500.0, 0.0])
     assert predictor.sigma(indices) == pytest.approx(predictor.sigmas[indices.long()], rel=1e-3)
     assert float(predictor.sigma(predictor.timestep(torch.tensor(7.0)))) == pytest.approx(7.0, rel=1e-5)
+    assert float(predictor.timestep(torch.tensor(100.0))) == pytest.approx(0.25 * np.log(100.0), rel=1e-6)
+    shares = [predictor.percent_to_sigma(share) for share in (0.0, 1e-9, 0.5, 1.0)]
+    assert shares == pytest.approx([1e9, 100.0, (0.002 * 100.0) ** 0.5, 0.0], rel=1e-4)
     predictor.set_sigmas(torch.ones(1000))
     assert float(predictor.sigmas[-1]) == pytest.approx(100.0, rel=1e-4)
     host.reapply()

@@ -36,7 +36,7 @@ def test_every_name_that_an_adapter_uses_is_there(kind: str) -> None:
 
 def test_the_scan_finds_what_is_used() -> None:
     assert "modules.sd_models.model_data" in host_names.used_names("a1111")
-    assert "backend.modules.k_prediction.PredictionContinuousEDM" in host_names.used_names("forge")
+    assert "backend.modules.k_prediction.AbstractPrediction" in host_names.used_names("forge")
     assert "modules_forge.main_entry.module_list" in host_names.used_names("forge")
 
 

@@ -1,8 +1,8 @@
-"""CosXL in Forge: EDM-preconditioned v-prediction on a continuous schedule, which Forge can run but does not choose.
+"""CosXL in Forge and Neo: EDM-preconditioned v-prediction on a continuous schedule, run as epsilon otherwise.
 
-Forge has the predictor (``PredictionContinuousEDM``) but runs such checkpoints as epsilon on the discrete schedule,
-which gives noise. Its samplers and schedulers speak to a predictor in two ways that agree for discrete ones only: with
-the network's own time, here ``0.25 log sigma``, and with the index of a noise level in a table of a thousand.
+Forge has a predictor of the kind and does not choose it, Neo has dropped it; what both have is the base class with the
+arithmetic of v-prediction. Their samplers and schedulers speak to a predictor in two ways that agree for discrete ones
+only: with the network's own time, here ``0.25 log sigma``, and with the index of a noise level in a table of 1,000.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ HOST_PREDICTOR = "_modelsmith_host_predictor"
 SIGMA_MIN, SIGMA_MAX = 0.002, 120.0
 # No noise level has a time of the network beyond this (it would be above e^40); an index of the table is meant.
 LARGEST_TIME = 10.0
+# The network's time of a noise level is this times its logarithm (Karras et al., arXiv:2206.00364, c_noise).
+TIME_SCALE = 0.25
+BEYOND = 1e9
+# As many levels as the webui's discrete schedules have, which some schedulers count on.
+TABLE = 1000
 
 
 def sigma_range(path: Path) -> tuple[float, float]:
@@ -44,22 +49,47 @@ def sigma_range(path: Path) -> tuple[float, float]:
 
 def _predictor(low: float, high: float) -> Any:
     import torch
-    from backend.modules.k_prediction import PredictionContinuousEDM
+    from backend.modules.k_prediction import AbstractPrediction
 
-    class ContinuousVelocity(PredictionContinuousEDM):
-        """The webui's, usable by all of its schedulers."""
+    span = math.log(high / low)
+
+    class ContinuousVelocity(AbstractPrediction):
+        """v-prediction at any noise level between two, usable by all of the webui's schedulers."""
+
+        def __init__(self) -> None:
+            super().__init__(1.0, "v_prediction")
+            logarithms = torch.linspace(math.log(low), math.log(high), TABLE)
+            self.register_buffer("sigmas", logarithms.exp())
+            self.register_buffer("log_sigmas", logarithms)
+
+        @property
+        def sigma_min(self) -> Any:
+            return self.sigmas[0]
+
+        @property
+        def sigma_max(self) -> Any:
+            return self.sigmas[-1]
+
+        def timestep(self, sigma: Any) -> Any:
+            return sigma.log() * TIME_SCALE
 
         def sigma(self, timestep: Any) -> Any:
             time = torch.as_tensor(timestep, dtype=torch.float32)
             if float(time.max()) <= LARGEST_TIME:
-                return super().sigma(time)
-            share = time.clamp(0, len(self.sigmas) - 1) / (len(self.sigmas) - 1)
-            return (math.log(low) + share * math.log(high / low)).exp()
+                return (time / TIME_SCALE).exp()
+            share = time.clamp(0, TABLE - 1) / (TABLE - 1)
+            return (math.log(low) + share * span).exp()
+
+        def percent_to_sigma(self, percent: float) -> float:
+            """The noise level at which a share of the schedule is done; the ends are beyond all levels."""
+            if percent <= 0.0:
+                return BEYOND
+            return 0.0 if percent >= 1.0 else low * math.exp((1.0 - percent) * span)
 
         def set_sigmas(self, _sigmas: Any) -> None:
             """The webui's option for zero terminal SNR is for discrete schedules."""
 
-    return ContinuousVelocity(1.0, "v_prediction", low, high)
+    return ContinuousVelocity()
 
 
 def _network(model: Any) -> Any:

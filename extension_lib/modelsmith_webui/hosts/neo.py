@@ -90,7 +90,10 @@ class NeoHost(ForgeHost):
     def before_process(self, processing: Any) -> None:
         super().before_process(processing)
         problem = self._fast_refiner(processing)
-        if problem and hasattr(processing, "comment"):
+        if problem is None:
+            return
+        logger.warning("%s", problem)
+        if hasattr(processing, "comment"):
             processing.comment(f"Modelsmith: {problem}")
 
     def _fast_refiner(self, processing: Any) -> str | None:
