@@ -274,8 +274,9 @@ class RecipeLoading:
     def _install_forge(self) -> None:
         from modules import processing, sd_models
 
-        loader = importlib.import_module("backend.loader")
-        for module in (loader, sd_models):
+        # Neo's fast refiner takes the function out of backend.utils when it needs it.
+        homes = [importlib.import_module(f"backend.{name}") for name in ("loader", "utils")]
+        for module in (*homes, sd_models):
             self._patch(module, "load_torch_file", self._load_torch_file)
         for module in (sd_models, processing):
             self._patch(module, "forge_model_reload", self._reload_forge)

@@ -190,6 +190,7 @@ def test_forge_is_given_the_merged_weights_and_asked_before_it_unloads(
     calls: list[str] = []
     provide(monkeypatch, "backend")
     loader = provide(monkeypatch, "backend.loader", load_torch_file=load_file)
+    utils = provide(monkeypatch, "backend.utils", load_torch_file=load_file)
     provide(monkeypatch, "modules_forge")
     data = SimpleNamespace(forge_hash="", forge_loading_parameters={}, sd_model=None)
 
@@ -203,6 +204,7 @@ def test_forge_is_given_the_merged_weights_and_asked_before_it_unloads(
     loading.install()
     data.forge_loading_parameters = {"checkpoint_info": info(path)}
     assert same(processing.forge_model_reload(), wanted(host))
+    assert same(utils.load_torch_file(path), wanted(host))
     data.forge_hash = str(data.forge_loading_parameters)
     recipe(host, 0.5)
     assert same(processing.forge_model_reload(), wanted(host, 0.5))
@@ -214,6 +216,7 @@ def test_forge_is_given_the_merged_weights_and_asked_before_it_unloads(
     assert calls == []
     loading.uninstall()
     assert processing.forge_model_reload is forge_model_reload
+    assert utils.load_torch_file is loader.load_torch_file is load_file
 
 
 def test_only_small_files_with_the_mark_are_recipes(host: StandaloneHost, tmp_path: Path) -> None:
