@@ -53,8 +53,11 @@
         place.classList.toggle("ms-usable", Boolean(canChoose()));
         const wanted = byId("modelsmith_choose_result")?.querySelector("input");
         const title = place.querySelector("[data-choose]").dataset.choose;
-        // The host's list is being read again: the new name has to be in it first.
-        if (canChoose() && wanted && wanted.checked) setTimeout(() => choose(title), 2500);
+        if (!canChoose() || !wanted || !wanted.checked) return;
+        // The server has the new file in its list already. The page's own list may get the name before or after the
+        // choice: it shows the name as soon as it has both.
+        choose(title);
+        listRefreshButton()?.click();
     }
 
     function pressed(event) {

@@ -43,7 +43,7 @@ def test_from_a_merge_to_its_replay(app: App, tab: ModelsmithPage) -> None:
     tab.view("history")
     wait_rows(tab, 2)
     tab.part("modelsmith_history_queue").get_by_text("done", exact=True).first.wait_for()
-    made, kept = app.models / "queued.safetensors", app.models / "kept.safetensors"
+    made, kept = app.models / "queued.safetensors", app.models / "kept.recipe.safetensors"
     assert made.exists()
     assert kept.stat().st_size < 20_000
 
@@ -55,10 +55,10 @@ def test_from_a_merge_to_its_replay(app: App, tab: ModelsmithPage) -> None:
     assert (app.models / "queued-2.safetensors").read_bytes() == made.read_bytes()
 
     digest = hashlib.sha256(kept.read_bytes()).hexdigest()[:10]
-    tab.field("modelsmith_history_trace").fill(f"a cat\nSteps: 2, Model hash: {digest}, Model: kept")
+    tab.field("modelsmith_history_trace").fill(f"a cat\nSteps: 2, Model hash: {digest}, Model: kept.recipe")
     tab.page.locator("#modelsmith_history_look").click()
     wait_rows(tab, 1)
-    assert rows(tab) == ["kept.safetensors"]
+    assert rows(tab) == ["kept.recipe.safetensors"]
     tab.page.locator("#modelsmith_history_all").click()
     wait_rows(tab, 3)
 
@@ -79,4 +79,4 @@ def test_edit_compare_and_delete(app: App, tab: ModelsmithPage) -> None:
     open_row(tab, "kept")
     act(tab, "delete")
     wait_rows(tab, 2)
-    assert (app.models / "kept.safetensors").exists()
+    assert (app.models / "kept.recipe.safetensors").exists()

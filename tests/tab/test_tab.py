@@ -18,10 +18,13 @@ from safetensors.torch import load_file, save_file
 from makers import write_header_only
 from modelsmith.decision import Override
 from modelsmith.merge.blocks import LAYOUTS
+from modelsmith.merge.engine import run_merge
+from modelsmith.merge.plan import plan_merge
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import history_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.library import library_of
+from modelsmith_webui.merging import open_recipe, request_again
 from modelsmith_webui.tab import speed
 from modelsmith_webui.tab.block_editor import Layer, editor_data
 from modelsmith_webui.tab.compat import file_path, js_keyword
@@ -395,11 +398,24 @@ def test_a_merge_is_remembered(host: StandaloneHost) -> None:
 
 
 def test_a_merge_without_saving_is_a_small_file(host: StandaloneHost) -> None:
+    """One rule for its name, in tab, history and API; it needs no room for the merge, only for itself."""
     view = merge_view(host)
     *_, said = view.write_recipe("", *values(name="later"))
-    assert "ms-done" in said and (host.models / "later.safetensors").stat().st_size < 100_000
+    assert "ms-done" in said and (host.models / "later.recipe.safetensors").stat().st_size < 100_000
     *_, said = view.write_recipe("", *values(name="later"))
     assert "exists already" in said
+    for _ in range(2):
+        *_, said = view.write_recipe("", *values())
+        assert "ms-done" in said
+    assert len(list(host.models.glob("*.recipe.safetensors"))) == 3
+
+
+def test_a_recipe_saved_as_a_file_has_the_bytes_of_the_merge(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    view.merge("task(x)", *values(name="whole"))
+    view.write_recipe("", *values(name="whole"))
+    request = request_again(host, open_recipe(host.models / "whole.recipe.safetensors"), "saved")
+    assert run_merge(plan_merge(request)).path.read_bytes() == (host.models / "whole.safetensors").read_bytes()
 
 
 def test_a_queued_merge_is_done_in_its_turn(host: StandaloneHost) -> None:

@@ -16,14 +16,13 @@ from modelsmith.files.header import read_header
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.guard import CHOICES, PredictionMixError
 from modelsmith.merge.plan import plan_merge
-from modelsmith.merge.recipe_checkpoint import write_recipe_checkpoint
 from modelsmith.merge.replay import request_from_recipe
 from modelsmith.merge.request import MergeResult
 from modelsmith_webui.api import find_file
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import history_of
 from modelsmith_webui.host import Host, JobControl
-from modelsmith_webui.merging import remember_shown
+from modelsmith_webui.merging import remember_shown, save_recipe
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.html import notice
 from modelsmith_webui.tab.merge_extras import MergeExtras
@@ -291,10 +290,9 @@ class MergeView:
         """Keep the merge as a recipe checkpoint: a small file that the webui merges when it is chosen."""
         form = MergeForm.from_values(values)
         try:
-            plan = plan_merge(form.request(self.host))
-            made = write_recipe_checkpoint(plan, plan.request.output, overwrite=form.overwrite)
+            # A name that was left open is made free; one that was typed and is taken is told.
+            unnamed = not form.name.strip() and not form.overwrite
+            made = save_recipe(self.host, form.request(self.host), numbered=unnamed)
         except (ModelsmithError, OSError) as error:
             return [*self.slots.offers(), failure_html(error, self.tr)]
-        history_of(self.host).written(plan, made.path)
-        self.host.refresh_checkpoints()
         return [*self.slots.offers(), recipe_made_html(made.path, self.tr, self._title(made.path))]
