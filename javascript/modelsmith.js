@@ -49,6 +49,59 @@
         });
     }
 
+    // A job goes on when its page is left. What runs is kept by view, so that a page which is opened meanwhile follows it.
+
+    const keyOf = view => "modelsmith_job_" + view;
+
+    function remember(view, id) {
+        try {
+            if (id) localStorage.setItem(keyOf(view), id);
+            else localStorage.removeItem(keyOf(view));
+        } catch {
+            // a browser that keeps nothing: the job runs on all the same
+        }
+    }
+
+    function remembered(view) {
+        try {
+            return localStorage.getItem(keyOf(view));
+        } catch {
+            return null;
+        }
+    }
+
+    // The webuis answer at this address for their own progress bars.
+    function taskState(id) {
+        if (window.modelsmithTaskState) return window.modelsmithTaskState(id);
+        return fetch("./internal/progress", {
+            method: "POST", headers: {"Content-Type": "application/json"}, credentials: "same-origin",
+            body: JSON.stringify({id_task: id, live_preview: false}),
+        }).then(answer => answer.json());
+    }
+
+    // Shows the host's progress bar for a task before `place`, and marks `whole` as long as it runs.
+    function followTask(view, id, place, whole, atEnd) {
+        remember(view, id);
+        whole?.classList.add("ms-running");
+        requestProgress(id, place, null, () => {
+            if (remembered(view) === id) remember(view, null);
+            whole?.classList.remove("ms-running");
+            atEnd();
+        });
+    }
+
+    // Calls `found` with the id of the view's task where one from before this page was opened still runs or waits, and
+    // `ended` where it has come to its end since the other page was left.
+    function takeUp(view, found, ended) {
+        const id = typeof requestProgress === "function" ? remembered(view) : null;
+        if (!id) return;
+        taskState(id).then(state => {
+            if (state.active || state.queued) return found(id);
+            if (remembered(view) === id) remember(view, null);
+            if (state.completed) ended(id);
+        }, () => {});
+    }
+
     const tenders = [];
     const onTend = act => tenders.push(act);
 
@@ -56,7 +109,7 @@
         for (const act of tenders) act();
     }
 
-    window.Modelsmith = {root, byId, tr, clamp, element, write, fieldOf, tell, pageData, ask, onTend};
+    window.Modelsmith = {root, byId, tr, clamp, element, write, fieldOf, tell, pageData, ask, onTend, followTask, takeUp};
 
     if (typeof onUiLoaded === "function") {
         onUiLoaded(function() {

@@ -38,10 +38,18 @@
         build() {
             this.holder.replaceChildren();
             this.bars = new window.ModelsmithBars(this);
-            this.info = element("div", "ms-blocks-info");
-            this.said = element("span", "ms-blocks-said", "", {role: "status"});
-            this.holder.append(this.head(), this.tools(), this.bars.node, this.info);
+            this.holder.append(this.head(), this.tools(), this.bars.node, this.foot());
             this.tell(null);
+        }
+
+        // What comes and goes stands below the bars, in a place of its own: nothing moves when it changes.
+        foot() {
+            const foot = element("div", "ms-blocks-foot");
+            this.info = element("span", "ms-blocks-info");
+            this.said = element("span", "ms-blocks-said", "", {role: "status"});
+            this.state = element("span", "ms-blocks-state");
+            foot.append(this.info, this.said, this.state);
+            return foot;
         }
 
         head() {
@@ -55,13 +63,12 @@
                 }
                 head.append(tabs);
             }
-            this.state = element("span", "ms-blocks-state");
             const right = element("span", "ms-blocks-tools");
             right.append(this.presetSelect());
             this.button(right, tr("Save as preset"), () => this.toggleSaving());
             this.button(right, tr("Copy"), () => this.copy());
             this.button(right, tr("Paste"), () => this.pasteFromClipboard());
-            head.append(this.state, this.said, right, this.savingForm());
+            head.append(right, this.savingForm());
             return head;
         }
 
@@ -99,6 +106,7 @@
             this.select.addEventListener("change", () => {
                 const chosen = this.select.value;
                 this.select.value = "";
+                if (chosen.startsWith("place:")) return this.placeAsIn(chosen.slice(6));
                 const text = chosen.startsWith("own:") ? this.data.own[chosen.slice(4)] : chosen;
                 const found = text && weights().pasted(text, this.data);
                 if (found) this.act(() => { this.active.own = found; });
@@ -110,12 +118,26 @@
         fillPresets() {
             this.select.replaceChildren(new Option(tr("Preset…"), ""));
             for (const [label, prefix, names] of [[tr("My presets"), "own:", Object.keys(this.data.own)],
-                [tr("Known presets"), "", Object.keys(this.data.presets)]]) {
+                [tr("Known presets"), "", Object.keys(this.data.presets)],
+                [tr("Time embedding as in"), "place:", Object.keys(this.data.places)]]) {
                 if (!names.length) continue;
                 const group = element("optgroup", "", undefined, {label});
                 for (const name of names) group.append(new Option(name, prefix + name));
                 this.select.append(group);
             }
+        }
+
+        // Programs differ in which block's weight the time and label embeddings get: "A" leaves them as A has them,
+        // nothing is the rule here, where they follow IN00.
+        placeAsIn(program) {
+            const moves = this.data.places[program];
+            this.act(() => {
+                const found = {};
+                for (const block in moves) found[block] = moves[block] === "A" ? 0 : this.value(moves[block]);
+                if (Object.keys(moves).length) this.set(found);
+                else delete this.active.own.TIME;
+            });
+            this.say(tr("The time embedding has the weight {value} now.", {value: weights().round(this.value("TIME"))}));
         }
 
         savingForm() {
@@ -190,6 +212,7 @@
         }
 
         tell(block) {
+            this.told = block;
             this.info.textContent = block ? this.describe(block)
                 : tr("Drag across the bars, or use the arrow keys. Empty means the same weight everywhere.");
         }
@@ -322,6 +345,7 @@
                 this.difference = {blocks: map.blocks, most};
             }
             this.holder.classList.toggle("ms-with-map", Boolean(this.difference));
+            this.tell(this.told);
             return true;
         }
 

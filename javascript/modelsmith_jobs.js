@@ -4,9 +4,9 @@
 (function() {
     "use strict";
 
-    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
-    const byId = id => root().querySelector("#" + id);
+    const {root, byId, onTend, followTask, takeUp} = window.Modelsmith;
     const pageId = Math.random().toString(36).slice(2);
+    const VIEWS = ["convert", "vae", "difference"];
     // Jobs that make no file.
     const NOTHING_NEW = new Set(["difference"]);
     let asked = 0;
@@ -28,17 +28,26 @@
         const args = inputsOf(view, values);
         if (typeof requestProgress !== "function" || typeof randomId !== "function") return args;
         const id = randomId();
-        const place = byId(`modelsmith_${view}_progress`);
         args[0] = id;
-        if (place) {
-            const whole = byId(`modelsmith_${view}`) || place.closest(".ms-merge-view");
-            whole?.classList.add("ms-running");
-            requestProgress(id, place, null, () => {
-                whole?.classList.remove("ms-running");
-                if (!NOTHING_NEW.has(view)) setTimeout(refreshLists, 300);
-            });
-        }
+        follow(view, id);
         return args;
+    }
+
+    function follow(view, id) {
+        const place = byId(`modelsmith_${view}_progress`);
+        const whole = byId(`modelsmith_${view}`) || byId(`modelsmith_${view}_tools`);
+        if (place) followTask(view, id, place, whole, () => { if (!NOTHING_NEW.has(view)) setTimeout(refreshLists, 300); });
+    }
+
+    // A job that was started before the page was loaded anew still has its bar and can be stopped.
+    const lookedFor = new Set();
+
+    function tendEarlier() {
+        for (const view of VIEWS) {
+            if (lookedFor.has(view) || !byId(`modelsmith_${view}_progress`)) continue;
+            lookedFor.add(view);
+            takeUp(view, id => follow(view, id), () => {});
+        }
     }
 
     function ask(view, values) {
@@ -47,8 +56,10 @@
         return args;
     }
 
-    for (const view of ["convert", "vae", "difference"]) {
+    for (const view of VIEWS) {
         window["modelsmithStart_" + view] = function() { return start(view, arguments); };
         window["modelsmithAsk_" + view] = function() { return ask(view, arguments); };
     }
+
+    onTend(tendEarlier);
 })();

@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, pageData, onTend} = window.Modelsmith;
+    const {root, byId, tell, pageData, onTend, followTask, takeUp} = window.Modelsmith;
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
     const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
@@ -25,19 +25,35 @@
         const args = mergeInputs(arguments);
         if (typeof requestProgress !== "function" || typeof randomId !== "function") return args;
         const id = randomId();
-        const place = byId("modelsmith_progress");
         args[0] = id;
-        if (place) {
-            root().querySelector(".ms-merge-view")?.classList.add("ms-running");
-            requestProgress(id, place, null, function() {
-                root().querySelector(".ms-merge-view")?.classList.remove("ms-running");
-                // The host's own list is asked to look again, so that the result is there at once.
-                const button = listRefreshButton();
-                if (button) setTimeout(() => button.click(), 300);
-            });
-        }
+        follow(id, refreshHost);
         return args;
     };
+
+    function follow(id, atEnd) {
+        const place = byId("modelsmith_progress");
+        if (place) followTask("merge", id, place, root().querySelector(".ms-merge-view"), atEnd);
+    }
+
+    // The host's own list is asked to look again, so that the result is there at once.
+    function refreshHost() {
+        const button = listRefreshButton();
+        if (button) setTimeout(() => button.click(), 300);
+    }
+
+    // A merge that was started before the page was loaded anew: its end is shown here as if it had been started here.
+    let lookedFor = false;
+
+    function tendEarlier() {
+        if (lookedFor || !byId("modelsmith_progress") || !byId("modelsmith_asked")) return;
+        lookedFor = true;
+        const show = id => setTimeout(() => tell("modelsmith_asked", {ended: id}), 300);
+        takeUp("merge", id => follow(id, () => {
+            refreshHost();
+            byId("modelsmith_refresh")?.click();
+            show(id);
+        }), show);
+    }
 
     // The webuis have this function for their own "send checkpoint" links.
     const canChoose = () => typeof selectCheckpoint === "function" && byId("change_checkpoint");
@@ -69,4 +85,5 @@
 
     document.addEventListener("click", pressed);
     onTend(tendResult);
+    onTend(tendEarlier);
 })();

@@ -37,8 +37,6 @@ UNTRANSLATED = frozenset(
         "MID",
         "OUT",
         "epsilon",
-        "Text encoder CLIP-L",
-        "Text encoder CLIP-G",
     }
     | convert_words.SAME
 )
@@ -99,7 +97,16 @@ def component_strings(config: dict[str, Any]) -> Iterator[str]:
 
 def table_strings() -> Iterator[str]:
     """The words behind the library's ids, and what the registries bring."""
-    for table in (words.KINDS, words.PREDICTIONS, words.GRADES, words.SAYS, words.YES_NO, words.EMA, words.PARTS):
+    for table in (
+        words.KINDS,
+        words.PREDICTIONS,
+        words.GRADES,
+        words.SAYS,
+        words.YES_NO,
+        words.EMA,
+        words.PARTS,
+        words.STATES,
+    ):
         yield from table.values()
     for labels in (words.OVERRIDE_PREDICTIONS.values(), words.OVERRIDE_ZTSNR.values(), words.PRECISIONS):
         yield from labels
@@ -116,8 +123,7 @@ def table_strings() -> Iterator[str]:
         yield from (spec.label, spec.summary)
     yield from (parameter.label for spec in methods().values() for parameter in spec.parameters)
     for layout in (*LAYOUTS.values(), VAE_LAYOUT, PLAIN):
-        shown = [layout.block(name).label for name in layout.positional]
-        yield from (re.sub(r" \d+$", "", label) for label in shown)
+        yield from (re.sub(r" \d+$", "", block.label) for block in layout.blocks)
 
 
 def every_string(config: dict[str, Any]) -> set[str]:

@@ -15,6 +15,8 @@
     window.onAfterUiUpdate = act => afterUpdate.push(act);
     window.randomId = () => "task(" + Array.from(crypto.getRandomValues(new Uint8Array(9)), b => (b % 36).toString(36)).join("") + ")";
 
+    const tr = text => (window.localization || {})[text] || text;
+
     // Progress
 
     function follow(task) {
@@ -22,6 +24,8 @@
             method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({task: task}),
         }).then(answer => answer.json());
     }
+
+    window.modelsmithTaskState = follow;
 
     window.requestProgress = function(task, before, gallery, atEnd) {
         const bar = document.createElement("div");
@@ -40,7 +44,8 @@
             const late = Date.now() - begun > 40000 && !state.queued && !state.active;
             if (state.completed || (wasActive && !state.active) || late) return end();
             fill.style.width = state.progress * 100 + "%";
-            text.textContent = [state.textinfo, state.progress > 0 ? Math.round(state.progress * 100) + "%" : ""].filter(Boolean).join(" · ");
+            const done = state.progress > 0 ? Math.round(state.progress * 100) + "%" : "";
+            text.textContent = state.queued ? tr("Waits until the other job has ended") : [state.textinfo, done].filter(Boolean).join(" · ");
             setTimeout(ask, 200);
         }, end);
         ask();
@@ -59,7 +64,7 @@
             return;
         }
         if (node.nodeType !== Node.ELEMENT_NODE) return;
-        for (const name of ["title", "placeholder"]) {
+        for (const name of ["title", "placeholder", "aria-label"]) {
             const found = table[node.getAttribute(name)];
             if (found) node.setAttribute(name, found);
         }

@@ -7,13 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelsmith.files.header import FileHeader
-from modelsmith.merge.blocks import Block, BlockLayout, presets_for
+from modelsmith.merge.blocks import PLACEMENTS, Block, BlockLayout, presets_for
 from modelsmith.merge.presets import PRESETS
 from modelsmith_webui.tab.html import tag, text_tag
 from modelsmith_webui.tab.texts import Texts
+
+if TYPE_CHECKING:
+    from modelsmith.files.header import FileHeader
 
 _NUMBERED = re.compile(r"^(.*?)( \d+)$")
 
@@ -135,6 +137,21 @@ def _presets(layout: BlockLayout) -> dict[str, list[float] | dict[str, float]]:
     return rows
 
 
+def placements(layout: BlockLayout) -> dict[str, dict[str, str]]:
+    """By program, the block whose weight the time embedding has there; programs that do not know the layout are left
+    out, and all of them where the layout has no block of its own for it."""
+    if "TIME" not in layout.ids:
+        return {}
+    family = layout.id.split("-")[0].upper()
+    known = {name: moves for name, moves in PLACEMENTS.items() if "(" not in name or family in _families(name)}
+    return {name: dict(moves) for name, moves in known.items() if {*moves.values()} <= {"A", *layout.ids}}
+
+
+def _families(program: str) -> list[str]:
+    """``SD1`` and ``SD2`` of "Chattiori (SD1, SD2)"."""
+    return program.partition("(")[2].rstrip(")").split(", ")
+
+
 def _number(value: float, places: int) -> str:
     text = repr(round(value, places))
     return text.removesuffix(".0")
@@ -179,6 +196,7 @@ def editor_data(
         "run": ["IN", *inner, "OUT"] if inner else [],
         "fold": layout.id == "sdxl",
         "presets": _presets(layout),
+        "places": placements(layout),
         "own": dict(own),
         "layers": [{**layer.to_json(), "label": tr(layer.label)} for layer in layers],
     }

@@ -9,7 +9,7 @@ from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.identify import Report, identify
 from modelsmith_webui.tab.html import notice, size_text, tag, text_tag
-from modelsmith_webui.tab.report_page import architecture_text, badge_row, part_text
+from modelsmith_webui.tab.report_page import architecture_text, badge_row, part_text, variant_text
 from modelsmith_webui.tab.tables import row
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import EMA, KINDS, PREDICTIONS, YES_NO
@@ -48,7 +48,7 @@ def _facts(reports: tuple[Report, Report], tr: Texts) -> list[tuple[str, tuple[s
     found = [
         (tr("Kind"), both(tr(KINDS[report.kind]) for report in reports)),
         (tr("Architecture"), both(architecture_text(report, tr) for report in reports)),
-        (tr("Variant"), both(report.variant or "" for report in reports)),
+        (tr("Variant"), both(variant_text(report.variant or "") for report in reports)),
         (tr("Prediction"), both(tr(PREDICTIONS[report.prediction.type]) for report in reports)),
         (tr("Zero terminal SNR"), both(tr(YES_NO[report.prediction.zero_terminal_snr]) for report in reports)),
         (tr("Precision"), both(report.precision or "" for report in reports)),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 
 NOTICE_KINDS = ("info", "warning", "error", "done")
+_JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 def esc(text: object) -> str:
@@ -29,9 +31,19 @@ def badge(text: str, kind: str = "", title: str = "") -> str:
     return text_tag("span", text, f"ms-badge {kind}".strip(), **extra)
 
 
+def sentence(text: str) -> str:
+    """``text`` with a full stop where it has no end of its own: two that follow each other must not run together."""
+    text = text.strip()
+    if not text or text[-1] in ".!?:…。！？":
+        return text
+    return text + ("。" if _JAPANESE.search(text) else ".")
+
+
 def notice(kind: str, text: str, remedy: str = "") -> str:
     """One message: ``kind`` is info, warning, error or done."""
-    return notice_with(kind, text, text_tag("span", remedy, "ms-notice-remedy") if remedy else "")
+    if not remedy:
+        return notice_with(kind, text, "")
+    return notice_with(kind, sentence(text), text_tag("span", sentence(remedy), "ms-notice-remedy"))
 
 
 def notice_with(kind: str, text: str, more: str) -> str:

@@ -10,14 +10,10 @@ import gradio as gr
 
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UsageError
-from modelsmith.identify import identify
 from modelsmith_webui.host import Host, ModelFile
-from modelsmith_webui.tab.compare_page import compare_html
 from modelsmith_webui.tab.compat import listen, unsaved
-from modelsmith_webui.tab.dropped import dropped_report
 from modelsmith_webui.tab.files import all_labels, find_labelled
 from modelsmith_webui.tab.html import notice, tag, text_tag
-from modelsmith_webui.tab.preview import preview_uri
 from modelsmith_webui.tab.report_links import ways_of
 from modelsmith_webui.tab.report_page import Beside, empty_html, loaded_line, report_html
 from modelsmith_webui.tab.texts import Texts
@@ -135,6 +131,8 @@ class InspectView:
 
     def compare(self, label: str | None, other: str | None) -> str:
         """The chosen file beside the other one; nothing while one of the two is missing."""
+        from modelsmith_webui.tab.compare_page import compare_html
+
         if not label or not other:
             return ""
         try:
@@ -149,6 +147,9 @@ class InspectView:
 
     def page_of(self, path: Path, file: ModelFile | None) -> Page:
         """The page of one file; a bad file has a page that says so."""
+        from modelsmith.identify import identify
+        from modelsmith_webui.tab.preview import preview_uri
+
         report = identify(path)
         known = self.host.cached_sha256(file) if file else None
         status = loaded_line(self.host.status(), str(path), self.tr) if file else ""
@@ -166,11 +167,13 @@ class InspectView:
         try:
             file = find_labelled(self.host, label)
         except ModelsmithError as error:
-            return self._updates(Page(notice("error", error.message, error.remedy), None, None))
+            return self._updates(Page(notice("error", *self.tr.error(error)), None, None))
         return self._updates(self.page_of(file.path, file))
 
     def drop(self, message: str) -> list[Any]:
         """Show a file that was dropped in, by the header that the page has read of it."""
+        from modelsmith_webui.tab.dropped import dropped_report
+
         try:
             report = dropped_report(message)
         except UsageError:
@@ -195,7 +198,7 @@ class InspectView:
             )
             self.host.set_override(file.path, chosen)
         except ModelsmithError as error:
-            return [gr.update(), notice("error", error.message, error.remedy)]
+            return [gr.update(), notice("error", *self.tr.error(error))]
         text = self.tr("Saved for this file.") if not chosen.is_auto else self.tr("Back to automatic.")
         return [self.page_of(file.path, file).html, notice("done", text)]
 

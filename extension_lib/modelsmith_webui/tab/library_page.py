@@ -9,7 +9,7 @@ from modelsmith.identify.report import LABELS
 from modelsmith_webui.library import LibraryRow
 from modelsmith_webui.tab.files import label_of
 from modelsmith_webui.tab.html import badge, esc, size_text, tag, text_tag
-from modelsmith_webui.tab.report_page import empty_html
+from modelsmith_webui.tab.report_page import empty_html, variant_text
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import KINDS, PREDICTIONS
 
@@ -51,14 +51,14 @@ def library_html(rows: Sequence[LibraryRow], tr: Texts, *, busy: bool) -> str:
 
 def _row(row: LibraryRow, tr: Texts) -> str:
     report, label = row.report, label_of(row.file)
-    cells = [text_tag("td", row.file.name, "ms-name", title=str(row.file.path))]
+    cells = [tag("td", _name(row.file.name), "ms-name", title=str(row.file.path), data_sort=row.file.name)]
     if report is None:
         cells += [text_tag("td", "…")] + [text_tag("td", "") for _ in COLUMNS[2:]]
         return tag("tr", "".join(cells), data_name=label, data_kind="", tabindex="0")
     cells += [
         text_tag("td", tr(KINDS[report["kind"]])),
         text_tag("td", _architecture(report)),
-        text_tag("td", report["variant"] or ""),
+        text_tag("td", variant_text(report["variant"] or "")),
         text_tag("td", tr(PREDICTIONS[report["prediction"]["type"]]) if _is_model(report) else ""),
         text_tag("td", _ztsnr(report, tr)),
         text_tag("td", report["quantization"] or report["precision"] or ""),
@@ -67,6 +67,13 @@ def _row(row: LibraryRow, tr: Texts) -> str:
         _warnings(report, tr),
     ]
     return tag("tr", "".join(cells), data_name=label, data_kind=report["kind"], tabindex="0")
+
+
+def _name(name: str) -> str:
+    """The file's name, the folder that it lies in less loud before it; a line may end after each folder."""
+    folder, slash, file = name.rpartition("/")
+    place = "".join(esc(part) + "/<wbr>" for part in folder.split("/")) if slash else ""
+    return (tag("span", place, "ms-folder") if place else "") + text_tag("span", file)
 
 
 def _architecture(report: Mapping[str, Any]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modelsmith.errors import ModelsmithError
-from modelsmith_webui.probing import Finding
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.html import facts, notice, tag
 from modelsmith_webui.tab.texts import Texts
+
+if TYPE_CHECKING:
+    from modelsmith_webui.probing import Finding
 
 
 def _tr(text: str) -> str:
@@ -53,4 +55,4 @@ class ProbeView:
         try:
             return finding_html(self.prober.run(), self.tr)
         except ModelsmithError as error:
-            return notice("error", error.message, error.remedy)
+            return notice("error", *self.tr.error(error))

@@ -5,25 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from modelsmith.identify.report import LABELS, Component, Evidence, Report
 from modelsmith_webui.host import LoadedStatus
 from modelsmith_webui.tab.html import badge, esc, facts, notice, notice_with, section, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import EMA, GRADES, KINDS, PARTS, PREDICTIONS, SAYS, YES_NO
+
+if TYPE_CHECKING:
+    from modelsmith.identify.report import Component, Evidence, Report
+
+
+# The types that have a schedule of betas, which may end in pure noise or not.
+SCHEDULED = ("epsilon", "v_prediction")
 
 
 def badge_row(report: Report, tr: Texts) -> str:
     """The badges of a report: the short form that also stands beside the checkpoint selector."""
     if report.error is not None:
         return badge(tr(KINDS["unsafe" if report.kind == "unsafe" else "unknown"]), "ms-bad")
-    parts = [badge(part, "ms-main" if index == 0 else "") for index, part in enumerate(report.badge().split(" · "))]
+    if report.kind == "unsafe":
+        return badge(tr(KINDS["unsafe"]), "ms-bad", _told(report, tr))
+    words = variant_text(report.badge()).split(" · ")
+    parts = [badge(tr(part), "ms-main" if index == 0 else "") for index, part in enumerate(words)]
     if report.prediction.conflict:
         parts.append(badge(tr("contradicts itself"), "ms-bad"))
     elif report.warnings:
-        told = "\n".join(message.text(tr.message_language) for message in report.warnings)
-        parts.append(badge(tr("see warnings"), "ms-warn", told))
+        parts.append(badge(tr("see warnings"), "ms-warn", _told(report, tr)))
     return "".join(part for part in parts if part)
+
+
+def _told(report: Report, tr: Texts) -> str:
+    return "\n".join(message.text(tr.message_language) for message in report.warnings)
+
+
+def variant_text(variant: str) -> str:
+    """A variant for eyes: ``dev-or-kontext-or-krea`` stands for three that one header fits."""
+    return variant.replace("-or-", " / ")
 
 
 def _head(report: Report, tr: Texts, place: str, picture: str | None = None) -> str:
@@ -52,10 +70,9 @@ def _evidence(evidence: Evidence, tr: Texts) -> str:
 
 def _prediction(report: Report, tr: Texts) -> str:
     found = report.prediction
-    rows = [
-        (tr("Prediction"), tr(PREDICTIONS.get(found.type, found.type))),
-        (tr("Zero terminal SNR"), tr(YES_NO[found.zero_terminal_snr])),
-    ]
+    rows = [(tr("Prediction"), tr(PREDICTIONS.get(found.type, found.type)))]
+    if found.type in SCHEDULED:
+        rows.append((tr("Zero terminal SNR"), tr(YES_NO[found.zero_terminal_snr])))
     inner = facts(rows)
     if found.conflict:
         inner += notice("warning", tr("The file contradicts itself about its prediction type."))
@@ -66,17 +83,34 @@ def _prediction(report: Report, tr: Texts) -> str:
 
 def part_text(component: Component, tr: Texts) -> str:
     """What a part is called: text encoders by their own names, which are the same in every language."""
+    from modelsmith.identify.report import LABELS
+
     if component.name in PARTS:
         return tr(PARTS[component.name])
+    known = LABELS.get(component.architecture or "", "")
+    if _plain(known) == _plain(component.name):
+        return known
     return LABELS.get(component.name.replace("_", "-"), component.name)
 
 
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def precision_text(component: Component, tr: Texts) -> str:
+    """The precision, and how the part is quantised where that is another word."""
+    words = dict.fromkeys(word for word in (component.precision, component.quantization) if word)
+    return " · ".join(tr(word) for word in words)
+
+
 def _component_row(component: Component, tr: Texts) -> str:
+    from modelsmith.identify.report import LABELS
+
     state = "" if component.complete is None else tr("complete") if component.complete else tr("incomplete")
     if component.complete is False and component.expected:
         missing = tr("{missing} of {expected} tensors missing", missing=component.missing, expected=component.expected)
         state = f"{state}: {missing}"
-    precision = component.precision + (f" · {component.quantization}" if component.quantization else "")
+    precision = precision_text(component, tr)
     words = [part_text(component, tr)]
     words += [LABELS.get(component.architecture, component.architecture)] if component.architecture else []
     name = " · ".join(dict.fromkeys([*words, component.known_as] if component.known_as else words))
@@ -105,7 +139,7 @@ def _chart(components: Sequence[Component], total: int, tr: Texts) -> str:
             continue
         name = part_text(component, tr)
         told = f"{name}: {component.precision}, {size_text(component.bytes)} ({100 * share:.1f} %)"
-        label = text_tag("span", name) + text_tag("small", component.precision) if share > 0.1 else ""
+        label = text_tag("span", name) + text_tag("small", tr(component.precision)) if share > 0.1 else ""
         css = f"ms-share-part ms-p-{component.precision.split('_')[0]}"
         shares += tag("div", label, css, style=f"flex:{component.bytes} 1 0", title=told)
     return tag("div", shares, "ms-parts-chart", role="img", aria_label=tr("Shares of the parts in the file"))
@@ -113,6 +147,8 @@ def _chart(components: Sequence[Component], total: int, tr: Texts) -> str:
 
 def architecture_text(report: Report, tr: Texts) -> str:
     """The architecture's name; where the header does not decide, all that fit."""
+    from modelsmith.identify.report import LABELS
+
     if report.architecture:
         return LABELS.get(report.architecture, report.architecture)
     names = ", ".join(LABELS.get(name, name) for name in report.candidates)
@@ -122,10 +158,10 @@ def architecture_text(report: Report, tr: Texts) -> str:
 def _facts(report: Report, tr: Texts, sha256: str | None) -> str:
     rows = [
         (tr("Architecture"), architecture_text(report, tr)),
-        (tr("Variant"), report.variant or ""),
+        (tr("Variant"), variant_text(report.variant or "")),
         (tr("Layout"), report.layout or ""),
         (tr("Size"), size_text(report.size) if report.size else ""),
-        (tr("Precision"), report.precision or ""),
+        (tr("Precision"), tr(report.precision) if report.precision else ""),
         (tr("Quantization"), report.quantization or ""),
         (tr("Input channels"), str(report.in_channels or "")),
         (tr("EMA"), tr(EMA[report.ema]) if report.ema != "none" else ""),
@@ -138,7 +174,8 @@ def _facts(report: Report, tr: Texts, sha256: str | None) -> str:
 def _messages(report: Report, tr: Texts, ways: Mapping[str, str] | None = None) -> str:
     """All warnings and advice; ``ways`` has the ways that are open, by the id of the message that they help."""
     inner = ""
-    for kind, messages in (("warning", report.warnings), ("info", report.advice)):
+    alarm = "error" if report.kind == "unsafe" else "warning"
+    for kind, messages in ((alarm, report.warnings), ("info", report.advice)):
         for message in messages:
             way = (ways or {}).get(message.id)
             button = ""

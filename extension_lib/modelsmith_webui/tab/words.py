@@ -36,6 +36,14 @@ GRADES: Mapping[str, str] = {
 
 PARTS: Mapping[str, str] = {"diffusion_model": "Diffusion model", "vae": "VAE", "text_encoder": "Text encoder"}
 
+# What the library says of precision and completeness in badges and tables, where it is a word and no format's name.
+STATES: Mapping[str, str] = {
+    "mixed": "mixed",
+    "incomplete": "incomplete",
+    "recipe": "recipe",
+    "unreadable": "unreadable",
+}
+
 # What a piece of evidence speaks for, beside the prediction types.
 SAYS: Mapping[str, str] = {**PREDICTIONS, "ztsnr": "ZTSNR", "no_ztsnr": "no ZTSNR"}
 
