@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 GRADIO = {"3.41.2": "gradio3", "4.40.0": "gradio4"}
 DEFAULT_GRADIO = "4.40.0"
+MOST_WORKERS = 4  # each holds torch, and some a browser
 
 
 def requirement_files(gradio: str, test: bool) -> list[Path]:
@@ -55,6 +56,17 @@ def prepare(gradio: str, test: bool) -> Path:
     return python
 
 
+def test_arguments(rest: list[str]) -> list[str]:
+    """What is given to pytest: files of tests go side by side, except beside a real webui, which runs once.
+
+    `-n 0` among the arguments keeps all in one process.
+    """
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    if workers == 1 or "MODELSMITH_WEBUI" in os.environ or any(argument.startswith("-n") for argument in rest):
+        return rest
+    return ["-n", str(workers), "--dist", "loadfile", *rest]
+
+
 def child_environment() -> dict[str, str]:
     """The environment of the process that is started: the library on the path, no calls home."""
     paths = [str(ROOT / "extension_lib"), os.environ.get("PYTHONPATH", "")]
@@ -86,6 +98,7 @@ def main(argv: list[str]) -> int:
         print(f"The packages could not be installed (pip ended with {error.returncode}).", file=sys.stderr)
         return 1
     module = "pytest" if arguments.test else "modelsmith_webui.standalone"
+    rest = test_arguments(rest) if arguments.test else rest
     try:
         ended = subprocess.run([str(python), "-m", module, *rest], cwd=ROOT, env=child_environment(), check=False)
     except KeyboardInterrupt:
