@@ -20,7 +20,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.a1111_vae import resolving_module
 from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.ldm_forge_config import find_config
+from modelsmith_webui.hosts.ldm_forge_text import leave_recipes_out, text_encoder_module, wrap_list
 from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.probing import RawNetwork
@@ -158,6 +160,7 @@ class LdmForgeHost(WebuiHost):
         self._key: str | None = None
         self._configs: dict[Path, str] = {}
         self._mended: type | None = None
+        self._text: ModuleType | None = None
         self.vae = LdmForgeVae(self, lambda: self._key is not None)
 
     # taking hold
@@ -175,6 +178,10 @@ class LdmForgeHost(WebuiHost):
         self._patch(forge_loader, "find_checkpoint_config", self._wrap_find_config)
         self._patch(resolving_module(), "resolve_vae", self._wrap_resolve_vae)
         self._mend_failed_loads(type(sd_models.model_data))
+        self._text = text_encoder_module()
+        if self._text is not None:
+            self._patch(self._text, "list_text_encoders", self._wrap_list_text_encoders)
+            leave_recipes_out(self._text)
 
     def _mend_failed_loads(self, data: type) -> None:
         """Let Classic load again: a load that failed leaves it without the attribute that every load looks at."""
@@ -225,6 +232,9 @@ class LdmForgeHost(WebuiHost):
 
         return resolve_vae
 
+    def _wrap_list_text_encoders(self, original: Callable[..., Any], key: str | None) -> Callable[..., Any]:
+        return wrap_list(cast(ModuleType, self._text), original, lambda: self._key == key)
+
     def uninstall(self) -> None:
         """Undo the patches and put every model in memory back as the webui had it."""
         if self._key is not None:
@@ -235,6 +245,8 @@ class LdmForgeHost(WebuiHost):
                 if getattr(module, name) is replacement:
                     patches.undo(key, module, name)
             self._patches.clear()
+            if self._text is not None:
+                self._text.list_text_encoders()
         if self._mended is not None:
             delattr(self._mended, "sd_model")
             self._mended = None
