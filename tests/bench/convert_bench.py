@@ -2,8 +2,8 @@
 
     python tests/bench/convert_bench.py --dir DIR [--size full|mini] [--runs 3] [--only WORDS,WORDS]
 
-Writes SDXL files with true key names and random values into DIR (full: 6.9 GB in fp16, 13.9 GB in fp32, 7.4 GB as
-GGUF, one at a time), measures, prints a table as Markdown, and removes the files. A floor is the time to read the
+Writes SDXL files with true key names and random values into DIR (full: 6.9 GB in fp16, 13.9 GB in fp32, 2 to 4 GB
+packed, one at a time), measures, prints a table as Markdown, and removes the files. A floor is the time to read the
 input's bytes and then write and flush the output's, with the same page cache. Ratios within one run tell something;
 seconds tell about the machine. CPU seconds are of the
 conversion alone, without the imports before it.
@@ -12,17 +12,14 @@ conversion alone, without the imports before it.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import struct
 import sys
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from bench_sources import GGUF, write_source
 from bench_tools import TESTS, Row, names, read_all, run_worker, show, timed, write_all
 
 WORKER = """
@@ -57,79 +54,10 @@ CASES = (
     Case("fp16 to fp8_e4m3", "F16", "fp8_e4m3"),
     Case("fp16 to fp8_scaled (the UNet read twice)", "F16", "unet=fp8_scaled"),
     Case("fp32 to fp16", "F32", "fp16"),
-    Case("GGUF Q8_0 to fp16", "Q8_0", "fp16"),
-    Case("GGUF Q4_K to fp16", "Q4_K", "fp16"),
+    *(Case(f"GGUF {kind} to fp16", kind, "fp16") for kind in GGUF),
+    Case("GGUF Q4_K to bf16", "Q4_K", "bf16"),
+    *(Case(f"{kind} to bf16", kind, "bf16") for kind in ("nf4", "fp4", "nvfp4", "mxfp8", "fp8 scaled")),
 )
-_GGUF = {"Q8_0": (8, 32, 34), "Q4_K": (12, 256, 144)}
-
-
-def blocks(kind: str, count: int) -> bytes:
-    """Random values that are finite in every type: for packed types, blocks whose scales are 0.01."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    if kind in ("F16", "F32"):
-        values = random.standard_normal(count, np.float32) * np.float32(0.03)
-        return values.astype(np.float16 if kind == "F16" else np.float32).tobytes()
-    _, block, width = _GGUF[kind]
-    raw = random.integers(0, 256, (count // block, width), dtype=np.uint8)
-    scale = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
-    raw[:, :2] = scale
-    if kind == "Q4_K":
-        raw[:, 2:4] = scale
-    return raw.tobytes()
-
-
-def write_source(path: Path, kind: str, size: str) -> None:
-    """Write one model of a kind without holes."""
-    shapes = dict(sorted(names(size).items()))
-    body = blocks(kind if kind not in _GGUF else "F16", 16 << 20), blocks(kind, 16 << 20)
-    with path.open("wb") as file:
-        if kind in _GGUF:
-            widths = _gguf_header(file, shapes, kind)
-        else:
-            widths = _safetensors_header(file, shapes, kind)
-        for nbytes, packed in widths:
-            pattern = body[1] if packed or kind not in _GGUF else body[0]
-            for _ in range(nbytes // len(pattern)):
-                file.write(pattern)
-            file.write(memoryview(pattern)[: nbytes % len(pattern)])
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _safetensors_header(file: object, shapes: dict[str, tuple[int, ...]], kind: str) -> list[tuple[int, bool]]:
-    header: dict[str, object] = {}
-    offset, width = 0, 2 if kind == "F16" else 4
-    sizes: list[tuple[int, bool]] = []
-    for name, shape in shapes.items():
-        end = offset + width * prod(shape)
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, end]}
-        sizes.append((end - offset, False))
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)  # type: ignore[attr-defined]
-    return sizes
-
-
-def _gguf_header(file: object, shapes: dict[str, tuple[int, ...]], kind: str) -> list[tuple[int, bool]]:
-    """A GGUF of version 3: matrices packed, everything that does not fit the blocks as fp16."""
-    number, block, width = _GGUF[kind]
-    text = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(shapes), 0))
-    offset = 0
-    sizes: list[tuple[int, bool]] = []
-    for name, shape in shapes.items():
-        packed = len(shape) > 1 and shape[-1] % block == 0
-        nbytes = prod(shape) // block * width if packed else 2 * prod(shape)
-        nbytes += -nbytes % 32
-        encoded = name.encode()
-        text += struct.pack(f"<Q{len(encoded)}sI", len(encoded), encoded, len(shape))
-        text += struct.pack(f"<{len(shape)}QIQ", *shape[::-1], number if packed else 1, offset)
-        sizes.append((nbytes, packed))
-        offset += nbytes
-    file.write(bytes(text) + bytes(-len(text) % 32))  # type: ignore[attr-defined]
-    return sizes
 
 
 def convert(row: Row, source: Path, target: Path, precision: str) -> int:
@@ -168,7 +96,7 @@ def main() -> None:
     wanted = arguments.only.split(",")
     chosen = [case for case in CASES if any(words in case.name for words in wanted)]
     for kind in dict.fromkeys(case.source for case in chosen):
-        source = arguments.dir / ("convert-bench.gguf" if kind in _GGUF else "convert-bench.safetensors")
+        source = arguments.dir / ("convert-bench.gguf" if kind in GGUF else "convert-bench.safetensors")
         try:
             write_source(source, kind, arguments.size)
             print(f"{kind}: {source.stat().st_size:,} bytes, {len(names(arguments.size))} tensors", flush=True)

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from convert.helpers import converted, loaded, metadata_of, same_bits, saved, tiny_checkpoint
+from modelsmith.convert.block_bits import scale_runs
 from modelsmith.convert.casts import cast, decode_fp8
 from modelsmith.convert.dequantize_gguf import DECODERS
 from modelsmith.convert.model import open_model
 from modelsmith.convert.nodes import whole
 from modelsmith.convert.precision import parse_precision
 from modelsmith.errors import BadFileError, ModelsmithError, UnknownNameError, UnsafeFileError, UsageError
+from modelsmith.files.gguf import TYPES
 
 UNET = "model.diffusion_model.time_embed.0.weight"
 
@@ -245,6 +247,29 @@ def test_gguf_equals_its_reference(tmp_path: Path) -> None:
     out = loaded(tmp_path / "c.safetensors")
     assert out["Q4_K.weight"].dtype == torch.float16 and out["BF16.weight"].dtype == torch.bfloat16
     assert same_bits(out["Q8_0.weight"], torch.from_numpy(expected["Q8_0.weight"]).half())
+
+
+@pytest.mark.parametrize("label", list(DECODERS))
+def test_a_block_alone_is_what_it_is_among_others(label: str) -> None:
+    """Blocks know nothing of each other: neither of how many there are nor of where they lie in memory."""
+    block, width = {name: (block, width) for name, block, width in TYPES.values()}[label]
+    raw = torch.randint(0, 256, (5, width), dtype=torch.uint8)
+    kept = raw.clone()
+    together = DECODERS[label](raw).reshape(5, block)
+    assert torch.equal(raw, kept)
+    for index in range(5):
+        alone = DECODERS[label](raw[index : index + 1]).reshape(block)
+        assert same_bits(alone[~alone.isnan()], together[index][~alone.isnan()])
+        assert torch.equal(alone.isnan(), together[index].isnan())
+
+
+@pytest.mark.parametrize("run", [3, 16, 64])
+def test_factors_meet_their_runs_wherever_reading_starts(run: int) -> None:
+    values, factors = torch.randn(run * 8), torch.randn(8)
+    expected = values * factors.repeat_interleave(run)
+    for first, elements in ((0, run * 8), (run, run * 2), (1, run), (run - 1, run * 3), (5, 1)):
+        piece = values[first : first + elements].clone()
+        assert same_bits(scale_runs(piece, factors, run, first), expected[first : first + elements])
 
 
 def test_pieces_are_the_whole(tmp_path: Path) -> None:

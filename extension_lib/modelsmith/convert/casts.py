@@ -16,7 +16,7 @@ FP8_LIMIT = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 OVERFLOW = {"F16": 65520.0, "BF16": 2.0**128 - 2.0**119, "F8_E4M3": 464.0, "F8_E5M2": 61440.0}
 """The largest finite value and half a step: what reaches this is not rounded any more but lost."""
 
-TILE = 1 << 18
+TILE = 1 << 19
 """Elements that are cast together: small enough for the cache, large enough to hide the cost of a call."""
 
 

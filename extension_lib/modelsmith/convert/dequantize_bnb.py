@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 
+from modelsmith.convert.block_bits import pair_table, pairs_of, scale_runs
 from modelsmith.convert.nodes import byte_view, constant_value
 from modelsmith.errors import BadFileError
 from modelsmith.files.dtypes import count
@@ -65,27 +66,22 @@ class FourBit:
             raise BadFileError(
                 source.header.path, f"tensor {name!r} does not hold {state.shape} four-bit values", _REMEDY
             )
-        self._levels = constant_value(source, name + ".quant_map").float().reshape(-1)
+        levels = constant_value(source, name + ".quant_map").float().reshape(-1)
         self._absmax = _block_maxima(source, name, state)
         blocks = -(-count(state.shape) // state.blocksize)
-        if scheme == "fp4" and len(self._levels) == 16:
-            self._levels = self._levels.clone()
-            self._levels[8] = -0.0  # the sign bit with no magnitude: the table has 0, the kernels give -0
-        if len(self._levels) != 16 or len(self._absmax) != blocks:
+        if scheme == "fp4" and len(levels) == 16:
+            levels = levels.clone()
+            levels[8] = -0.0  # the sign bit with no magnitude: the table has 0, the kernels give -0
+        if len(levels) != 16 or len(self._absmax) != blocks:
             raise BadFileError(source.header.path, f"the tables of tensor {name!r} have the wrong length", _REMEDY)
+        self._pairs = pair_table(levels, upper_first=True)
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         """Decode a range; the upper half of a byte is the earlier value."""
         begin, end = first // 2, -(-(first + elements) // 2)
         packed = self._source.load_flat(self._name, begin, end - begin)
-        pairs = torch.stack((packed >> 4, packed & 15), 1).reshape(-1)
-        values = self._levels[pairs.int()][first - 2 * begin :][:elements]
-        return values * self._maxima(first, elements)
-
-    def _maxima(self, first: int, elements: int) -> torch.Tensor:
-        begin, end = first // self._blocksize, -(-(first + elements) // self._blocksize)
-        spread = self._absmax[begin:end].repeat_interleave(self._blocksize)
-        return spread[first - begin * self._blocksize :][:elements]
+        values = pairs_of(self._pairs, packed)[first - 2 * begin :][:elements]
+        return scale_runs(values, self._absmax, self._blocksize, first)
 
 
 def _read_state(source: TensorSource, name: str, scheme: str) -> _State:

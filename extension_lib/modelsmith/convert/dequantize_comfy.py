@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 
+from modelsmith.convert.block_bits import pair_table, pairs_of, scale_runs
 from modelsmith.convert.casts import decode_fp8
 from modelsmith.convert.nodes import Kept, Node, Stored, byte_view, constant_value
 from modelsmith.errors import BadFileError
@@ -148,10 +149,8 @@ class _Blocks:
         self._block = block
         self._scales = Kept(lambda: scales().reshape(-1))
 
-    def _spread(self, first: int, elements: int) -> torch.Tensor:
-        begin, end = first // self._block, -(-(first + elements) // self._block)
-        spread = self._scales.value()[begin:end].repeat_interleave(self._block)
-        return spread[first - begin * self._block :][:elements]
+    def _scaled(self, values: torch.Tensor, first: int) -> torch.Tensor:
+        return scale_runs(values, self._scales.value(), self._block, first)
 
     def _settle(self, first: int, elements: int) -> None:
         if first + elements >= count(self.shape):
@@ -178,15 +177,12 @@ class Nvfp4(_Blocks):
 
         super().__init__((rows, columns), 16, total)
         self._source, self._name = source, name
-        levels = torch.tensor(_E2M1)
-        codes = torch.arange(256)
-        self._pairs = torch.stack((levels[codes >> 4], levels[codes & 15]), 1)
+        self._pairs = pair_table(torch.tensor(_E2M1), upper_first=True)
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         begin, end = first // 2, -(-(first + elements) // 2)
         packed = self._source.load_flat(self._name, begin, end - begin)
-        values = self._pairs.index_select(0, packed.int()).reshape(-1)[first - 2 * begin :][:elements]
-        values = values * self._spread(first, elements)
+        values = self._scaled(pairs_of(self._pairs, packed)[first - 2 * begin :][:elements], first)
         self._settle(first, elements)
         return values
 
@@ -210,7 +206,7 @@ class Mxfp8(_Blocks):
         self._inner = inner
 
     def read(self, first: int, elements: int) -> torch.Tensor:
-        values = decode_fp8(self._inner.read(first, elements)).mul_(self._spread(first, elements))
+        values = self._scaled(decode_fp8(self._inner.read(first, elements)), first)
         self._settle(first, elements)
         return values
 

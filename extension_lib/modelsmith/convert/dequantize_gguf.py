@@ -7,11 +7,27 @@ of the multiplications is the reference's, since it decides the last bit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 
 from modelsmith.convert import dequantize_iq
+from modelsmith.convert.block_bits import (
+    bit_bytes,
+    cut,
+    fields,
+    halves,
+    level_table,
+    levels_of,
+    looked_up,
+    lowered,
+    lowered_by,
+    nibbles,
+    scaled,
+)
+from modelsmith.convert.casts import TILE
 from modelsmith.convert.nodes import byte_view
 from modelsmith.errors import BadFileError
 from modelsmith.files.gguf import TYPES
@@ -20,128 +36,113 @@ from modelsmith.files.tensors import TensorSource
 Decoder = Callable[[torch.Tensor], torch.Tensor]
 
 # Non-linear levels of IQ4_NL (ggml-common.h, kvalues_iq4nl).
-_IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-
-
-def _halves(blocks: torch.Tensor, first: int, number: int = 1) -> torch.Tensor:
-    """``number`` fp16 values that begin at byte ``first`` of every block."""
-    return blocks[:, first : first + 2 * number].contiguous().view(torch.float16).float()
-
-
-def _nibbles(data: torch.Tensor) -> torch.Tensor:
-    """Low halves of all bytes, then the high ones: [n, 2 * bytes]."""
-    return torch.cat((data & 15, data >> 4), 1)
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 def _fifth_bits(blocks: torch.Tensor, first: int) -> torch.Tensor:
-    """Bit 4 of 32 values, taken from four bytes: [n, 32] of 0 or 16."""
-    shifts = torch.arange(8, dtype=torch.uint8)
-    bits = (blocks[:, first : first + 4, None] >> shifts) & 1
-    return bits.reshape(len(blocks), 32) << 4
+    """Bit 4 of 32 values, taken from four bytes: flat words."""
+    return looked_up(bit_bytes(), blocks[:, first : first + 4]) << 4
 
 
 def _q4_0(blocks: torch.Tensor) -> torch.Tensor:
-    return _halves(blocks, 0) * (_nibbles(blocks[:, 2:]).float() - 8)
+    return scaled(lowered(nibbles(cut(blocks, 2, 18), 16), 8), halves(blocks))
 
 
 def _q4_1(blocks: torch.Tensor) -> torch.Tensor:
-    return _halves(blocks, 0) * _nibbles(blocks[:, 4:]).float() + _halves(blocks, 2)
+    values = nibbles(cut(blocks, 4, 20), 16).view(torch.uint8)
+    return lowered_by(scaled(values, halves(blocks)), -halves(blocks, 2))
 
 
 def _q5_0(blocks: torch.Tensor) -> torch.Tensor:
-    return _halves(blocks, 0) * ((_nibbles(blocks[:, 6:]) | _fifth_bits(blocks, 2)).float() - 16)
+    values = nibbles(cut(blocks, 6, 22), 16).bitwise_or_(_fifth_bits(blocks, 2))
+    return scaled(lowered(values, 16), halves(blocks))
 
 
 def _q5_1(blocks: torch.Tensor) -> torch.Tensor:
-    values = (_nibbles(blocks[:, 8:]) | _fifth_bits(blocks, 4)).float()
-    return _halves(blocks, 0) * values + _halves(blocks, 2)
+    values = nibbles(cut(blocks, 8, 24), 16).bitwise_or_(_fifth_bits(blocks, 4))
+    return lowered_by(scaled(values.view(torch.uint8), halves(blocks)), -halves(blocks, 2))
 
 
 def _q8_0(blocks: torch.Tensor) -> torch.Tensor:
-    return blocks.view(torch.int8)[:, 2:].float().mul_(_halves(blocks, 0))
+    return blocks.view(torch.int8)[:, 2:].float().mul_(halves(blocks))
+
+
+@functools.cache
+def _iq4_table() -> torch.Tensor:
+    return level_table(IQ4_LEVELS)
 
 
 def _iq4_nl(blocks: torch.Tensor) -> torch.Tensor:
-    levels = torch.tensor(_IQ4_LEVELS, dtype=torch.float32)
-    return _halves(blocks, 0) * levels[_nibbles(blocks[:, 2:]).int()]
+    return scaled(levels_of(_iq4_table(), nibbles(cut(blocks, 2, 18), 16)), halves(blocks))
 
 
-def _pairs(data: torch.Tensor) -> torch.Tensor:
-    """2-bit values of 64 bytes in the order of the k-types: 32 bytes give four runs of 32. [n, 8, 32]"""
-    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8).reshape(1, 1, 4, 1)
-    return ((data.reshape(-1, 2, 1, 32) >> shifts) & 3).reshape(-1, 8, 32)
+def _iq4_xs(blocks: torch.Tensor) -> torch.Tensor:
+    high = blocks[:, 2:4].contiguous().view(torch.int16).int() >> torch.arange(0, 16, 2, dtype=torch.int32)
+    low = blocks[:, 4:8].int()
+    low = torch.stack((low & 15, low >> 4), 2).reshape(-1, 8)
+    scales = (low | (high & 3) << 4).float() - 32.0
+    return scaled(levels_of(_iq4_table(), nibbles(cut(blocks, 8, 136), 16)), scales.mul_(halves(blocks)))
 
 
 def _q2_k(blocks: torch.Tensor) -> torch.Tensor:
     scales = blocks[:, :16]
-    factor = (_halves(blocks, 80) * (scales & 15).float()).unsqueeze(2)
-    floor = (_halves(blocks, 82) * (scales >> 4).float()).unsqueeze(2)
-    values = _pairs(blocks[:, 16:80]).reshape(-1, 16, 16).float()
-    return (factor * values - floor).reshape(-1, 256)
+    factor = (scales & 15).float().mul_(halves(blocks, 80))
+    floor = (scales >> 4).float().mul_(halves(blocks, 82))
+    return lowered_by(scaled(fields(cut(blocks, 16, 80), 2).view(torch.uint8), factor), floor)
 
 
 def _q3_k(blocks: torch.Tensor) -> torch.Tensor:
-    shifts = torch.arange(8, dtype=torch.uint8).reshape(1, 8, 1)
-    high = (blocks[:, None, :32] >> shifts) & 1  # set where 4 is not to be taken off
-    values = _pairs(blocks[:, 32:96]).float() - ((high ^ 1) << 2).float()
+    high = fields(cut(blocks, 0, 32), 1)  # set where 4 is not to be taken off
+    values = fields(cut(blocks, 32, 96), 2).bitwise_or_(high << 2)
     packed = blocks[:, 96:108]
-    low = _nibbles(packed[:, :8])
+    low = torch.cat((packed[:, :8] & 15, packed[:, :8] >> 4), 1)
     upper = (packed[:, None, 8:] >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8).reshape(1, 4, 1)) & 3
     scales = (low | (upper.reshape(-1, 16) << 4)).float() - 32
-    factor = (_halves(blocks, 108) * scales).unsqueeze(2)
-    return (factor * values.reshape(-1, 16, 16)).reshape(-1, 256)
+    return scaled(lowered(values, 4), scales.mul_(halves(blocks, 108)))
 
 
-def _six_bit_scales(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eight scales and eight minima of 6 bits each from 12 bytes (``get_scale_min_k4``)."""
-    first, second, third = packed.contiguous().view(torch.int32).unbind(1)  # four bytes at once
-    scales = torch.stack((first & 0x3F3F3F3F, (third & 0x0F0F0F0F) | ((first >> 2) & 0x30303030)), 1)
-    minima = torch.stack((second & 0x3F3F3F3F, ((third >> 4) & 0x0F0F0F0F) | ((second >> 2) & 0x30303030)), 1)
-    return scales.view(torch.uint8).float(), minima.view(torch.uint8).float()
+def _six_bit_scales(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight factors and eight floors of Q4_K and Q5_K: 6 bits each in 12 bytes (``get_scale_min_k4``), times d, dmin.
 
-
-def _k_scaled(blocks: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Q4_K and Q5_K: eight groups of 32 with a scale and a minimum each."""
-    scales, minima = _six_bit_scales(blocks[:, 4:16])
-    factor = scales.mul_(_halves(blocks, 0)).unsqueeze(2)
-    floor = minima.mul_(_halves(blocks, 2)).unsqueeze(2)
-    return values.float().mul_(factor).sub_(floor).reshape(-1, 256)
-
-
-def _run_nibbles(data: torch.Tensor) -> torch.Tensor:
-    """Runs of 32 bytes: 32 low halves, then 32 high ones. [n, 8, 32]"""
-    runs = data.reshape(-1, 4, 32)
-    return torch.stack((runs & 15, runs >> 4), 2).reshape(-1, 8, 32)
+    Four bytes at once, and by numpy, whose calls cost less than torch's on arrays as small as these.
+    """
+    heads = np.frombuffer(byte_view(blocks), np.int32).reshape(len(blocks), -1)
+    first, second, third = heads[:, 1], heads[:, 2], heads[:, 3]
+    words = np.empty((2, len(blocks), 2), np.int32)
+    words[0, :, 0] = first & 0x3F3F3F3F
+    words[0, :, 1] = (third & 0x0F0F0F0F) | ((first >> 2) & 0x30303030)
+    words[1, :, 0] = second & 0x3F3F3F3F
+    words[1, :, 1] = ((third >> 4) & 0x0F0F0F0F) | ((second >> 2) & 0x30303030)
+    factors, floors = torch.frombuffer(words.data, dtype=torch.uint8).float().view(2, -1, 8)
+    return factors.mul_(halves(blocks)), floors.mul_(halves(blocks, 2))
 
 
 def _q4_k(blocks: torch.Tensor) -> torch.Tensor:
-    return _k_scaled(blocks, _run_nibbles(blocks[:, 16:144]))
+    factors, floors = _six_bit_scales(blocks)
+    return lowered_by(scaled(nibbles(cut(blocks, 16, 144), 32).view(torch.uint8), factors), floors)
 
 
 def _q5_k(blocks: torch.Tensor) -> torch.Tensor:
-    shifts = torch.arange(8, dtype=torch.uint8).reshape(1, 8, 1)
-    high = (blocks[:, None, 16:48] >> shifts) & 1
-    return _k_scaled(blocks, _run_nibbles(blocks[:, 48:176]) | (high << 4))
+    factors, floors = _six_bit_scales(blocks)
+    values = nibbles(cut(blocks, 48, 176), 32).bitwise_or_(fields(cut(blocks, 16, 48), 1) << 4)
+    return lowered_by(scaled(values.view(torch.uint8), factors), floors)
 
 
 def _q6_k(blocks: torch.Tensor) -> torch.Tensor:
-    low = blocks[:, :128].reshape(-1, 2, 1, 64)
-    low = torch.cat((low & 15, low >> 4), 2).reshape(-1, 8, 32)
-    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8).reshape(1, 1, 4, 1)
-    high = ((blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shifts) & 3).reshape(-1, 8, 32)
-    values = ((low | (high << 4)).float() - 32).reshape(-1, 16, 16)
+    high = fields(cut(blocks, 128, 192), 2)
+    values = nibbles(cut(blocks, 0, 128), 64).bitwise_or_(high << 4)
     scales = blocks[:, 192:208].contiguous().view(torch.int8).float()
-    return ((_halves(blocks, 208) * scales).unsqueeze(2) * values).reshape(-1, 256)
+    return scaled(lowered(values, 32), scales.mul_(halves(blocks, 208)))
 
 
 DECODERS: Mapping[str, Decoder] = {
-    "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0, "IQ4_NL": _iq4_nl,
+    "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0, "IQ4_NL": _iq4_nl, "IQ4_XS": _iq4_xs,
     "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, **dequantize_iq.DECODERS,
 }  # fmt: skip
 """Every block type that can be read, by ggml's name."""
 
 _SHAPES = {name: (block, width) for name, block, width in TYPES.values()}
-_AT_ONCE = 1 << 18  # values decoded together: what fits into the cache
+_AT_ONCE = TILE  # values decoded together
 
 
 class GgufBlocks:

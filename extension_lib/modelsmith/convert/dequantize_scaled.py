@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from modelsmith.convert.block_bits import scale_runs
 from modelsmith.convert.casts import decode_fp8
 from modelsmith.convert.nodes import Node, Stored, constant_value
 from modelsmith.errors import BadFileError
@@ -65,5 +66,4 @@ class ScaledFp8:
         values = decode_fp8(self._inner.read(first, elements))
         if len(self._scale) == 1:
             return values.mul_(self._scale)
-        rows = torch.arange(first, first + elements) // max(1, self._row)
-        return values.mul_(self._scale[rows])
+        return scale_runs(values, self._scale, max(1, self._row), first)
