@@ -17,6 +17,7 @@ from modelsmith.errors import BadFileError, UnsafeFileError
 from modelsmith.files.gguf import QUANTIZED
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.tensors import TensorSource, open_tensors
+from modelsmith.identify.recipe_file import with_weights
 
 
 @dataclass
@@ -77,7 +78,7 @@ def open_model(path: Path) -> Model:
 
     Raises BadFileError for a damaged file, UnsafeFileError for a pickle that holds other things and no tensor.
     """
-    header = read_header(path)
+    header = with_weights(read_header(path))
     if header.forbidden and not header.tensors:
         raise UnsafeFileError(path, header.forbidden)
     stack = ExitStack()

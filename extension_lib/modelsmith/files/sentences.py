@@ -51,6 +51,10 @@ JAPANESE: Mapping[str, str] = {
         "何も実行していません。信頼できる配布元から .safetensors 形式で入手してください"
     ),
     "the pickle asks for {}": "この pickle は {} を要求しています",
+    "it is a recipe checkpoint, which holds no weights": "レシピだけのファイルで、重みを含みません",
+    "Save it as a file first: Save as file in the History view, or modelsmith replay": (
+        "先に「履歴」の「ファイルとして保存」か modelsmith replay で、通常のファイルとして保存してください"
+    ),
     # ---- safetensors
     "the file has only {} bytes": "ファイルが {} バイトしかありません",
     "the header claims {} bytes, more than the format allows": "ヘッダーが {} バイトもあり、形式の上限を超えています",

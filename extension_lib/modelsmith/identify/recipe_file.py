@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader
 from modelsmith.identify.messages import say
 from modelsmith.identify.report import Component, Prediction, Report
@@ -44,6 +45,17 @@ _COMPONENT = (
 def is_recipe_checkpoint(header: FileHeader) -> bool:
     """Whether a file is a recipe checkpoint, by its metadata."""
     return RECIPE_CHECKPOINT in header.metadata
+
+
+def with_weights(header: FileHeader) -> FileHeader:
+    """The header itself. Raises BadFileError for a recipe checkpoint, which has no weights to work on."""
+    if is_recipe_checkpoint(header):
+        raise BadFileError(
+            header.path,
+            "it is a recipe checkpoint, which holds no weights",
+            "Save it as a file first: Save as file in the History view, or modelsmith replay",
+        )
+    return header
 
 
 def contents(header: FileHeader) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from modelsmith.files.dtypes import OUTPUT_LABELS, bytes_of, count, torch_dtype
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.tensors import TensorSource, is_strided, open_tensors
 from modelsmith.files.writer import Chunk, Entry, StreamingWriter, WriterOptions, Written
+from modelsmith.identify.recipe_file import with_weights
 from modelsmith.lora.match import MatchReport
 from modelsmith.lora.stack import FLOATING, LoraSpec, LoraStack
 
@@ -72,7 +73,7 @@ def bake(
     from modelsmith.identify import identify_header
 
     begun = time.monotonic()
-    header = read_header(request.model)
+    header = with_weights(read_header(request.model))
     _check(request, header)
     architecture = identify_header(header).architecture
     with (

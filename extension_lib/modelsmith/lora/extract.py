@@ -13,6 +13,7 @@ from modelsmith.errors import Cancelled, MergeError
 from modelsmith.files.dtypes import OUTPUT_LABELS
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.tensors import TensorSource, open_tensors
+from modelsmith.identify.recipe_file import with_weights
 from modelsmith.lora.bake import rounded
 from modelsmith.lora.factorise import RankChoice, factorise
 from modelsmith.lora.kohya import LoraFacts, lora_metadata
@@ -92,7 +93,7 @@ def extract(
     for choice in (request.linear, request.conv):
         if choice is not None:
             choice.checked()
-    base, tuned = read_header(request.base), read_header(request.tuned)
+    base, tuned = with_weights(read_header(request.base)), with_weights(read_header(request.tuned))
     architecture, prediction = _identified(base, tuned)
     names = _names_in(tuned, base)
     tally = _Tally()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsmith.files.header import read_header
+from modelsmith.identify.recipe_file import with_weights
 from modelsmith.lora.match import MatchReport, match_lora
 from modelsmith.lora.parse import LoraFile, parse_header
 from modelsmith.lora.targets import DIFFUSION, TargetIndex
@@ -62,7 +63,7 @@ def describe(path: Path, model: Path | None = None) -> LoraInfo:
     report = identify_header(file.header)
     match = None
     if model is not None:
-        header = read_header(model)
+        header = with_weights(read_header(model))
         match = match_lora(file, TargetIndex(header), identify_header(header).architecture)
     ranks = Counter(rank for rank in (file.rank(module) for module in file.modules) if rank is not None)
     diffusion = sum(module.slot == DIFFUSION for module in file.modules)

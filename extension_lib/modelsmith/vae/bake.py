@@ -17,6 +17,7 @@ from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.tensors import TensorSource, open_tensors
 from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions, Written
+from modelsmith.identify.recipe_file import with_weights
 from modelsmith.vae.company import architecture_of, with_company
 from modelsmith.vae.families import FAMILIES, FAMILY_RECORD, Fit, Hints, Identity, fits, identify_vae
 from modelsmith.vae.health import FIX_RECORD
@@ -98,7 +99,7 @@ def run_bake(request: BakeRequest, watch: Watch | None = None) -> MoveResult:
     for source in (request.checkpoint, request.vae):
         check_target(source, request.target, request.overwrite)
     dtype = wanted_dtype(request.dtype)
-    header = read_header(request.checkpoint)
+    header = with_weights(read_header(request.checkpoint))
     vae = find_vae(read_header(request.vae))
     identity = identify_vae(vae, with_company(vae, request.hints))
     architecture = _require_checkpoint(header)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from modelsmith.errors import BadFileError
+from modelsmith.identify.recipe_file import with_weights
 from modelsmith.vae.keys import PREFIXES, Naming, canonical, is_attention_matrix
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def find_vae(header: FileHeader) -> VaeFile:
 
     Raises BadFileError, which names the tensor, for a file without one, an unknown kind or shape, or a quantised one.
     """
+    with_weights(header)
     for prefix in PREFIXES:
         bare = {name[len(prefix) :]: name for name in header.tensors if name.startswith(prefix)}
         if any(name.startswith(("decoder.", "taesd_decoder.")) for name in bare):
