@@ -9,17 +9,17 @@
 
     const STYLE = `
         .ms-vae-holder { position: relative; }
-        .ms-vae-mark {
+        .ms-vae-holder .ms-vae-mark {  /* stronger than what the page says of every button */
             position: absolute; top: 2px; right: 6px; z-index: 3; max-width: calc(100% - 12px); overflow: hidden;
             text-overflow: ellipsis; white-space: nowrap; padding: 0 7px; border-radius: 999px; font-size: 11px;
             line-height: 17px; cursor: pointer; border: 1px solid #15803d; color: #15803d;
             background: var(--background-fill-primary, #fff);
         }
-        .dark .ms-vae-mark { border-color: #4ade80; color: #4ade80; }
-        .ms-vae-mark.ms-vae-unsure { border-color: #667085; color: #667085; }
-        .dark .ms-vae-mark.ms-vae-unsure { border-color: #a4abb8; color: #a4abb8; }
-        .ms-vae-mark.ms-vae-warned { border-color: #b45309; color: #b45309; }
-        .dark .ms-vae-mark.ms-vae-warned { border-color: #fbbf24; color: #fbbf24; }
+        .dark .ms-vae-holder .ms-vae-mark { border-color: #4ade80; color: #4ade80; }
+        .ms-vae-holder .ms-vae-mark.ms-vae-unsure { border-color: #667085; color: #667085; }
+        .dark .ms-vae-holder .ms-vae-mark.ms-vae-unsure { border-color: #a4abb8; color: #a4abb8; }
+        .ms-vae-holder .ms-vae-mark.ms-vae-warned { border-color: #b45309; color: #b45309; }
+        .dark .ms-vae-holder .ms-vae-mark.ms-vae-warned { border-color: #fbbf24; color: #fbbf24; }
         .ms-vae-panel {
             position: absolute; top: 22px; right: 6px; z-index: 1000; width: min(30rem, 90vw); padding: 10px 12px;
             max-height: 60vh; overflow: auto;
