@@ -17,7 +17,6 @@ COMMANDS = [
     "convert C -o OUT --put vae=R",
     "repair R -o OUT",
     "repair R",
-    "repair N -o OUT --complete-from R",
     "publish R -o DIR",
     "compare R C",
     "vae check R",
@@ -39,7 +38,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "R": str(saved(folder / "recipe.safetensors", tensors, {RECIPE_CHECKPOINT: "{}"})),
         "C": str(saved(folder / "model.safetensors", tiny_checkpoint())),
-        "N": str(saved(folder / "bare.safetensors", {k: v for k, v in tiny_checkpoint().items() if "first" not in k})),
         "L": str(saved(folder / "lora.safetensors", lora)),
     }
 
