@@ -307,6 +307,22 @@ def write_vae(folder: Path, name: str, width: int = 32) -> Path:
     return _write_safetensors(folder / f"{name}.safetensors", plan, {})
 
 
+def write_lora(folder: Path, name: str, family: Family, *, rank: int = 4, seed: int = 5) -> Path:
+    """Write a LoRA over the attention and feed-forward layers of the family's UNet, in kohya's naming."""
+    random = np.random.default_rng(seed)
+    plan: list[tuple[str, str, Shape, np.ndarray | None]] = []
+    for key, shape in unet(family, family.width):
+        if ".transformer_blocks." not in key or not key.endswith(".weight") or len(shape) != 2:
+            continue
+        module = "lora_unet_" + key.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_")
+        for part, size in (("lora_up", (shape[0], rank)), ("lora_down", (rank, shape[1]))):
+            values = (random.standard_normal(size, np.float32) * 0.2).astype(np.float16)
+            plan.append((f"{module}.{part}.weight", "F16", size, values))
+        plan.append((f"{module}.alpha", "F16", (1,), np.full(1, rank, np.float16)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write_safetensors(folder / f"{name}.safetensors", plan, {})
+
+
 def _write_safetensors(
     path: Path, plan: list[tuple[str, str, Shape, np.ndarray | None]], metadata: dict[str, str]
 ) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -42,7 +43,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
         "--cpu",
         "--fp16-unet",
         "--fp16-text-enc",
-        "--no-hashing",
         "--disable-console-progressbars",
     ),
 }
@@ -113,6 +113,7 @@ class Webui:
     extra: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    login: str = ""  # "user:password", sent with every request
 
     def __post_init__(self) -> None:
         self.kind = kind_of(self.root)
@@ -206,9 +207,12 @@ class Webui:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def request(self, path: str, body: Any = None, timeout: float = 600.0) -> Any:
+    def request(self, path: str, body: Any = None, timeout: float = 600.0, method: str = "") -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url(path), data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        if self.login:
+            headers["Authorization"] = "Basic " + base64.b64encode(self.login.encode()).decode()
+        request = urllib.request.Request(self.url(path), data, headers, method=method or None)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 text = answer.read()

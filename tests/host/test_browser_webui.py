@@ -10,33 +10,14 @@ import pytest
 
 from browser.page_object import ModelsmithPage
 from host.server import Webui
-
-# What the webuis themselves write to the console, with or without the extension.
-KNOWN_NOISE = (
-    "fonts.googleapis",
-    "fonts.gstatic",
-    "cdnjs.cloudflare",
-    "favicon",
-    "manifest.json",
-    "net::ERR_",
-    "/file=html/card-no-preview",
-    "sd_model_checkpoint_sha",
-)
+from host.webui_page import modelsmith_tab
 
 
 @pytest.fixture
 def tab(chromium: Any, webui: Webui) -> Iterator[ModelsmithPage]:
     """The webui's page with our tab in front; afterwards nothing of ours may stand in the console."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    # A webui asks other machines for fonts and scripts; here nobody answers, so nobody should wait for them.
-    context.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
-    found = ModelsmithPage(context.new_page())
-    found.page.goto(webui.url("/"), wait_until="domcontentloaded")
-    found.page.locator("#tabs > .tab-nav > button", has_text="Modelsmith").click(timeout=120_000)
-    found.page.locator("#modelsmith_views").wait_for(state="visible")
-    yield found
-    context.close()
-    assert [error for error in found.errors if not any(noise in error for noise in KNOWN_NOISE)] == []
+    with modelsmith_tab(chromium, webui) as found:
+        yield found
 
 
 def files(webui: Webui) -> set[str]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from browser.page_object import FLAGS, ModelsmithPage, find_chromium  # noqa: E402
 from host.server import Webui  # noqa: E402
-from host.test_browser_webui import KNOWN_NOISE  # noqa: E402
+from host.webui_page import KNOWN_NOISE  # noqa: E402
 from vae.vae_makers import narrow_layout, random_weights, spelled  # noqa: E402
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
 import struct
 import time
 import urllib.parse
-import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason="merges need it")
 
+from host.checkpoints import SD1, write_lora
+from host.pictures import cells, infotext, picture
 from host.server import Webui, WebuiError
+from modelsmith.lora.stack import LoraSpec
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.recipe_checkpoint import write_recipe_checkpoint
@@ -26,28 +27,6 @@ from modelsmith.merge.request import MergeRequest
 
 PAIRS = {"sdxl": ("sdxl-v", "sdxl-v-ztsnr"), "sd15": ("sd15", "sd15-b")}
 V1 = "/modelsmith/v1"
-
-
-def picture(webui: Webui, **fields: Any) -> str:
-    """The pixels of one picture, hashed."""
-    webui.txt2img(**fields)
-    return pixels(webui.answer["images"][0])
-
-
-def pixels(image: str) -> str:
-    """A hash of a PNG's pixels; what else the file holds (the infotext) is left out."""
-    data = base64.b64decode(image)
-    place, packed = 8, b""
-    while place < len(data):
-        (length,) = struct.unpack(">I", data[place : place + 4])
-        if data[place + 4 : place + 8] == b"IDAT":
-            packed += data[place + 8 : place + 8 + length]
-        place += 12 + length
-    return hashlib.sha256(zlib.decompress(packed)).hexdigest()
-
-
-def infotext(webui: Webui) -> str:
-    return str(json.loads(webui.answer["info"])["infotexts"][0])
 
 
 def request(webui: Webui, family: str, output: str, alpha: float = 0.4, weights: str = "") -> MergeRequest:
@@ -102,6 +81,29 @@ def test_picture_of_the_recipe_is_that_of_the_saved_merge(own: Webui, family: st
     report("recipe", own.flavour, family, first["prediction"], f"{first['sigma']:.2f}", f"{path.stat().st_size} bytes")
 
 
+def test_loras_baked_into_a_recipe(own: Webui, report: Callable[..., None]) -> None:
+    """Two LoRAs, one by block: the recipe shows the picture of the saved merge, and not that of the merge without."""
+    folder = own.data / "models" / "Lora"
+    paths = [write_lora(folder, f"baked-{seed}", SD1, seed=seed) for seed in (5, 6)]
+    loras = (LoraSpec(paths[0], 0.8), LoraSpec(paths[1], -0.5, "OUT03=1,OUT04=0.25"))
+    try:
+        wanted = replace(request(own, "sd15", "lora-saved"), loras=loras)
+        write_recipe_checkpoint(plan_merge(wanted), own.checkpoints / "lora-recipe.safetensors")
+        run_merge(plan_merge(wanted))
+        recipe(own, "sd15", "lora-none")
+        own.select("lora-recipe")
+        found = picture(own)
+        own.select("lora-saved")
+        assert picture(own) == found
+        own.select("lora-none")
+        assert picture(own) != found
+        assert len(own.get(f"{V1}/recipe?name=lora-recipe.safetensors")["recipe"]["loras"]) == len(loras)
+        report("recipe", own.flavour, "two LoRAs, one by block", "the picture of the saved merge")
+    finally:
+        for path in paths:
+            path.unlink()
+
+
 def test_changing_a_block_under_the_same_name_changes_the_picture(own: Webui, report: Callable[..., None]) -> None:
     recipe(own, "sdxl", "same-name")
     own.select("same-name")
@@ -126,8 +128,11 @@ def test_override_settings_and_hires_take_recipes(own: Webui) -> None:
     override = {"override_settings": {"sd_model_checkpoint": "by-override.safetensors"}}
     assert picture(own, **override) == wanted
     assert "Model: by-override" in infotext(own)
-    more = {"hr_additional_modules": ["Use same choices"]} if own.kind == "forge" else {}
-    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6, **more}
+    # What the webuis do not do without over the API.
+    more = {"forge": {"hr_additional_modules": ["Use same choices"]}, "ldm_forge": {"hr_cfg_scale": 5.0}}
+    upscaler = "None" if own.flavour == "neo" else "Latent"
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": upscaler, "denoising_strength": 0.6}
+    hires |= more.get(own.kind, {})
     alone = picture(own, **override, **hires)
     second = picture(own, **override, **hires, hr_checkpoint_name="other.safetensors")
     assert second != alone
@@ -173,21 +178,6 @@ def test_missing_model_fails_clearly_and_the_previous_model_stays(own: Webui, re
 
 
 # X/Y/Z plot, history
-
-
-def cells(webui: Webui, axis: str, values: str) -> list[tuple[str, str]]:
-    """Pixels and infotext of each cell of a row."""
-    info = webui.get("/sdapi/v1/script-info")
-    script = next(one for one in info if one["name"] == "x/y/z plot" and not one["is_img2img"])
-    labels = script["args"][0]["choices"]
-    assert labels.count(axis) == 1
-    arguments = [labels.index(axis), values, values.split(","), 0, "", [], 0, "", []]
-    webui.txt2img(
-        script_name="x/y/z plot", script_args=[*arguments, False, True, False, True, False, False, False, 0, True]
-    )
-    texts = json.loads(webui.answer["info"])["infotexts"]
-    assert len(webui.answer["images"]) == len(texts) == len(values.split(",")) + 1
-    return [(pixels(image), text) for image, text in zip(webui.answer["images"][1:], texts[1:], strict=True)]
 
 
 def test_axes_vary_the_chosen_recipe(own: Webui, report: Callable[..., None]) -> None:
