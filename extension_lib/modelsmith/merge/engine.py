@@ -32,7 +32,7 @@ from modelsmith.merge.plan import MergePlan, TensorJob
 from modelsmith.merge.reading import ChunkReader, Group, InputHash, Segments
 from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
 from modelsmith.merge.request import EngineOptions, MergeProgress, MergeResult
-from modelsmith.merge.statistics import settled
+from modelsmith.merge.statistics import Watch, settled
 from modelsmith.merge.weights import WeightSource
 
 Progress = Callable[[MergeProgress], None]
@@ -53,7 +53,7 @@ def run_merge(
     """
     started = time.monotonic()
     options = options or EngineOptions()
-    plan = settled(plan, cancelled)
+    plan = settled(plan, Watch(progress, cancelled, options.threads))
     device = choose_device(options.device, plan.method)
     known = plan.hashes()
     streamed = UNKNOWN_HASH in known
@@ -129,7 +129,7 @@ def merge_into(
 
     Raises as ``run_merge`` does. Returns what was noticed about the values.
     """
-    plan = settled(plan, cancelled)
+    plan = settled(plan, Watch(progress, cancelled, threads))
     with ExitStack() as stack:
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
@@ -208,7 +208,7 @@ class _Run:
     found: dict[tuple[str, str], Notice] = field(default_factory=dict[tuple[str, str], Notice])
 
     def __post_init__(self) -> None:
-        self.segments = Segments(self.plan.jobs)
+        self.segments = Segments(self.plan.jobs, self.sources)
         self.pieces = Pieces(Shared(self.sources, self.lora, self._repaired))
 
     def _repaired(self, job: TensorJob) -> None:
@@ -297,13 +297,13 @@ def _worker(run: _Run, ready: threading.Barrier) -> None:
 
 def _fill(run: _Run, kernel: Kernel, reader: ChunkReader, chunk: Chunk) -> None:
     for group in reader.read(run.segments.of(chunk.start, len(chunk.view)), chunk.index):
-        job = group.job
+        job, segment = group.job, group.segment
         kind = torch_dtype(job.entry.dtype)
-        output = torch.frombuffer(chunk.view, dtype=kind, count=group.length, offset=group.offset)
+        output = torch.frombuffer(chunk.view, dtype=kind, count=segment.length, offset=segment.offset)
         if job.action == "elements" and not job.pieced:
             finite = kernel.elements(group.operands, output, job.entry.dtype, job.parameters)
         elif job.pieced:
-            finite = copy_values(run.pieces.take(job, group.segments[0].first, group.length, kernel), output)
+            finite = copy_values(run.pieces.take(job, segment.first, segment.length, kernel), output)
         else:
             finite = copy_values(group.operands[0], output)
         if not finite:
@@ -313,11 +313,11 @@ def _fill(run: _Run, kernel: Kernel, reader: ChunkReader, chunk: Chunk) -> None:
 def _explain(run: _Run, group: Group, output: Tensor) -> None:
     """Find out which input brought a NaN or an infinity into the result, or whether the result overflowed."""
     first = 0
-    for part in group.split():
-        values = output[first : first + part.length]
-        first += part.length
+    for job, length, operands in group.split():
+        values = output[first : first + length]
+        first += length
         if not all_finite(values):
-            _explain_one(run, part.job, part.operands)
+            _explain_one(run, job, operands)
 
 
 def _explain_one(run: _Run, job: TensorJob, tensors: list[Tensor]) -> None:

@@ -251,6 +251,7 @@ class _Builder:
         self._loras = plan_loras(self.request, self.inputs[0])
         self.notices: list[Notice] = [*self._loras.notices, *decoded_notices(self.inputs)]
         self.widened = False
+        self._shared: dict[str, tuple[dict[str, float], int | None]] = {}
         self._missing: list[str] = []
         self._ema = _ema_names(self.inputs[0].header.tensors)
 
@@ -274,7 +275,7 @@ class _Builder:
         return tuple(sorted(jobs, key=lambda job: -dtype(job.entry.dtype).itemsize))
 
     def _job(self, canonical: str, key: str, info: TensorInfo) -> TensorJob | None:
-        if _PREFIXED_MARKER.sub("", key) in MARKERS:
+        if canonical in MARKERS:
             return None
         own = Operand(0, key, info)
         if _POSITION_IDS.search(key):
@@ -291,12 +292,10 @@ class _Builder:
         job = TensorJob(entry, "copy", operands, {}, block)
         if len(operands) > 1:
             job = self._merge(entry, operands, block)
-        return replace(
-            job,
-            lora=key in self._loras.keys,
-            scaled=self._types.scaled(key, info),
-            adjust=self._adjust.get(canonical),
-        )
+        lora, scaled, adjust = key in self._loras.keys, self._types.scaled(key, info), self._adjust.get(canonical)
+        if lora or scaled or adjust is not None:
+            job = replace(job, lora=lora, scaled=scaled, adjust=adjust)
+        return job
 
     def _operands(self, canonical: str, own: Operand) -> tuple[Operand, ...] | None:
         """The same tensor in every model; A's alone or None where another lacks it, by the chosen policy."""
@@ -310,18 +309,29 @@ class _Builder:
         return tuple(operands)
 
     def _merge(self, entry: Entry, operands: tuple[Operand, ...], block: str) -> TensorJob:
-        parameters = {**self.parameters, **{name: weights[block] for name, weights in self.blocks.items()}}
-        parameters |= self.ruled.of(self._ema.get(entry.name, entry.name))
+        parameters, source = self._of_block(block)
+        own = self.ruled.of(self._ema.get(entry.name, entry.name))
+        if own or self.method.seeded:
+            parameters = {**parameters, **own}
+            source = self._unmixed(parameters)
         if self.method.seeded:
             parameters["seed"] = tensor_seed(int(parameters["seed"]), entry.name)
         shapes = {operand.info.shape for operand in operands}
         if len(shapes) > 1:
             return self._widen(entry, operands, parameters, block)
-        source = self._unmixed(parameters)
         if source is not None:
             return TensorJob(entry, "copy", (operands[source],), parameters, block)
         action: Action = "elements" if self.method.scope == "elements" else "whole"
         return TensorJob(entry, action, operands, parameters, block)
+
+    def _of_block(self, block: str) -> tuple[dict[str, float], int | None]:
+        """The parameters of a block, one mapping for all its tensors, and the model that they copy from."""
+        found = self._shared.get(block)
+        if found is None:
+            own = {name: weights[block] for name, weights in self.blocks.items()}
+            parameters = {**self.parameters, **own}
+            found = self._shared[block] = parameters, self._unmixed(parameters)
+        return found
 
     def _unmixed(self, parameters: Mapping[str, float]) -> int | None:
         """The model that a tensor is copied from bit for bit, where the weights say so."""
@@ -409,7 +419,7 @@ class _Builder:
 
 
 def _markers_of(one: MergeInput) -> set[str]:
-    return {name for name in (_PREFIXED_MARKER.sub("", key) for key in one.header.tensors) if name in MARKERS}
+    return {name for name in MARKERS if name in one.canonical}
 
 
 def _is_extra(key: str) -> bool:

@@ -47,17 +47,20 @@ class OutputTypes:
         check_precisions(request)
         self._whole = request.dtype
         self._parts = {COMPONENTS[name]: label for name, label in request.component_dtypes.items()}
+        self._any_scaled = "fp8_scaled" in (request.dtype, *self._parts.values())
         self._table = PartTable(a.header.tensors)
         self._schemes = a.schemes
         kinds = [info.dtype for name, info in a.header.tensors.items() if name not in a.schemes]
         self._short = "BF16" if kinds.count("BF16") > kinds.count("F16") else "F16"
 
     def _label(self, key: str) -> str | None:
+        eight = self._whole is not None and self._whole.startswith("fp8")
+        if not eight and not self._parts:
+            return self._whole
         part = self._table.part_of(key)
         part = "unet" if part == "ema" else part
         if part in self._parts:
             return self._parts[part]
-        eight = self._whole is not None and self._whole.startswith("fp8")
         return None if eight and part not in ("unet", "te") else self._whole
 
     def of(self, key: str, info: TensorInfo) -> str:
@@ -78,7 +81,7 @@ class OutputTypes:
 
         Raises UsageError for a text encoder or VAE inside a checkpoint, for which no host knows that form.
         """
-        if self._label(key) != "fp8_scaled" or len(info.shape) != 2 or 0 in info.shape:
+        if not self._any_scaled or self._label(key) != "fp8_scaled" or len(info.shape) != 2 or 0 in info.shape:
             return False
         if not key.endswith(".weight") or key.endswith(_TABLES):
             return False

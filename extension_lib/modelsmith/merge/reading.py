@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from modelsmith.errors import Cancelled
-from modelsmith.files.dtypes import dtype, torch_dtype
+from modelsmith.files.dtypes import count, dtype, torch_dtype
 from modelsmith.files.output import aligned_buffer
-from modelsmith.files.tensors import RangeFile, is_strided
+from modelsmith.files.tensors import RangeFile
 from modelsmith.merge.plan import Operand, TensorJob
 from modelsmith.merge.weights import WeightSource
 
@@ -23,10 +22,45 @@ _STEP = 64  # groups of reads start at a multiple of this in memory, so that val
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Values ``first`` to ``first + length`` of a job's tensor, which lie at byte ``offset`` of a chunk."""
+class _Place:
+    """Where a streamed operand of a span lies. kind: the type of its values, ``width`` bytes each."""
 
-    job: TensorJob
+    file: RangeFile
+    model: int
+    offset: int
+    kind: torch.dtype
+    width: int
+
+
+@dataclass(slots=True)
+class Span:
+    """Neighbouring tensors of the output that are one piece of work: equal types and parameters, and operands that lie
+    one after another in their files too, so that any run of their values is read and computed as one.
+
+    Models of one origin have their tensors in one order, so that a whole model is few spans: finding out once what
+    belongs together costs far less than asking in every chunk.
+
+    start: of the first byte of the data. firsts: the place of each job's first value in the span, and the length.
+    places: where each operand begins in its file; None where the job reads it by itself.
+    """
+
+    jobs: list[TensorJob]
+    start: int
+    width: int
+    firsts: list[int]
+    places: list[_Place | None]
+
+    @property
+    def end(self) -> int:
+        """The byte of the data behind the span."""
+        return self.start + self.firsts[-1] * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Values ``first`` to ``first + length`` of a span, which lie at byte ``offset`` of a chunk."""
+
+    span: Span
     first: int
     length: int
     offset: int
@@ -35,21 +69,60 @@ class Segment:
 class Segments:
     """Finds the segments of any chunk."""
 
-    def __init__(self, jobs: Sequence[TensorJob]) -> None:
-        self._jobs = [job for job in jobs if job.entry.nbytes]
-        self._starts = [0, *itertools.accumulate(job.entry.nbytes for job in self._jobs)]
+    def __init__(self, jobs: Sequence[TensorJob], sources: Sequence[WeightSource]) -> None:
+        self._spans: list[Span] = []
+        start = 0
+        for job in jobs:
+            if job.entry.nbytes:
+                places = [_place(job, operand, sources[operand.model]) for operand in job.operands]
+                if not self._spans or not _extends(self._spans[-1], job, places):
+                    self._spans.append(Span([], start, dtype(job.entry.dtype).itemsize, [0], places))
+                span = self._spans[-1]
+                span.jobs.append(job)
+                span.firsts.append(span.firsts[-1] + count(job.entry.shape))
+                start += job.entry.nbytes
+        self._starts = [span.start for span in self._spans]
 
     def of(self, start: int, length: int) -> list[Segment]:
         """The segments of the data bytes from ``start`` on."""
         found: list[Segment] = []
         index = bisect.bisect_right(self._starts, start) - 1
-        while index < len(self._jobs) and self._starts[index] < start + length:
-            job, begin = self._jobs[index], self._starts[index]
-            width = dtype(job.entry.dtype).itemsize
-            low, high = max(start, begin), min(start + length, self._starts[index + 1])
-            found.append(Segment(job, (low - begin) // width, (high - low) // width, low - start))
+        while index < len(self._spans) and self._starts[index] < start + length:
+            span = self._spans[index]
+            low, high = max(start, span.start), min(start + length, span.end)
+            first = (low - span.start) // span.width
+            found.append(Segment(span, first, (high - low) // span.width, low - start))
             index += 1
         return found
+
+
+def _place(job: TensorJob, operand: Operand, source: WeightSource) -> _Place | None:
+    info = operand.info
+    if job.pieced or not source.streams(info):
+        return None
+    offset, width = source.info(operand.name).start, dtype(info.dtype).itemsize
+    return _Place(source.file_of(info), operand.model, offset, torch_dtype(info.dtype), width)
+
+
+def _extends(span: Span, job: TensorJob, places: Sequence[_Place | None]) -> bool:
+    """Whether a job that comes next in the output belongs to the span before it."""
+    last = span.jobs[-1]
+    if (
+        job.pieced
+        or last.action != job.action
+        or last.entry.dtype != job.entry.dtype
+        or len(places) != len(span.places)
+    ):
+        return False
+    if last.pieced or last.parameters != job.parameters:
+        return False
+    done = span.firsts[-1]
+    for one, other in zip(span.places, places, strict=True):
+        if one is None or other is None or one.file is not other.file or one.kind != other.kind:
+            return False
+        if one.offset + done * one.width != other.offset:
+            return False
+    return True
 
 
 @dataclass(slots=True)
@@ -62,37 +135,24 @@ class _Read:
 
 @dataclass(slots=True)
 class Group:
-    """Neighbouring segments that are one piece of work: equal types and parameters, and operands that lie together.
+    """One segment with its operands: one-dimensional, of its length each; none where the job reads by itself."""
 
-    operands: one-dimensional, each with the values of all segments; empty where the job reads by itself.
-    """
-
-    segments: list[Segment]
+    segment: Segment
     operands: list[Tensor]
 
     @property
     def job(self) -> TensorJob:
-        """The first segment's job, whose types and parameters are those of all."""
-        return self.segments[0].job
+        """The first job, whose types and parameters are those of all."""
+        return self.segment.span.jobs[0]
 
-    @property
-    def offset(self) -> int:
-        """Where the group begins, in bytes of the chunk."""
-        return self.segments[0].offset
-
-    @property
-    def length(self) -> int:
-        """Values in all segments."""
-        return sum(segment.length for segment in self.segments)
-
-    def split(self) -> list[Group]:
-        """One group for each segment."""
-        parts: list[Group] = []
-        first = 0
-        for segment in self.segments:
-            operands = [operand[first : first + segment.length] for operand in self.operands]
-            parts.append(Group([segment], operands))
-            first += segment.length
+    def split(self) -> list[tuple[TensorJob, int, list[Tensor]]]:
+        """Every job that takes part, how many of its values, and its part of the operands."""
+        span, begin, length = self.segment.span, self.segment.first, self.segment.length
+        parts: list[tuple[TensorJob, int, list[Tensor]]] = []
+        for job, first, end in zip(span.jobs, span.firsts, span.firsts[1:], strict=False):
+            low, high = max(first, begin) - begin, min(end, begin + length) - begin
+            if low < high:
+                parts.append((job, high - low, [operand[low:high] for operand in self.operands]))
         return parts
 
 
@@ -120,50 +180,32 @@ class ChunkReader:
         end = 0
         for model in range(len(self._sources)):
             for number, segment in enumerate(segments):
-                for slot, operand in enumerate(segment.job.operands):
-                    if operand.model == model and streams(segment.job, operand):
-                        end = self._place(reads, segment, operand, end)
-                        places[number, slot] = end - segment.length * _width(operand)
+                for slot, place in enumerate(segment.span.places):
+                    if place is not None and place.model == model:
+                        end = _add(reads, place, segment, end)
+                        places[number, slot] = end - segment.length * place.width
         if len(self._arena) < end:
             self._arena = self._allocate(end + (-end % (1 << 20)))
         for read in reads:
             read.file.read_ahead(read.offset + read.length)
             read.file.read_into(self._arena[read.place : read.place + read.length], read.offset)
         self._hash(reads, turn)
-        return [self._group(segments, numbers, places) for numbers in _together(segments, places)]
+        return [self._group(segment, number, places) for number, segment in enumerate(segments)]
 
-    def _group(
-        self, segments: Sequence[Segment], numbers: Sequence[int], places: Mapping[tuple[int, int], int]
-    ) -> Group:
-        """The segments with these numbers; several only where all their operands stream."""
-        chosen = [segments[number] for number in numbers]
-        job = chosen[0].job
-        group = Group(chosen, [])
+    def _group(self, segment: Segment, number: int, places: Mapping[tuple[int, int], int]) -> Group:
+        group = Group(segment, [])
+        job = group.job
         if not job.pieced:
             for slot, operand in enumerate(job.operands):
-                place = places.get((numbers[0], slot))
+                place = segment.span.places[slot]
                 if place is None:
                     source = self._sources[operand.model]
-                    found = source.load_flat(operand.name, chosen[0].first, chosen[0].length)
+                    found = source.load_flat(operand.name, segment.first, segment.length)
                 else:
-                    kind = torch_dtype(operand.info.dtype)
-                    found = torch.frombuffer(self._arena, dtype=kind, count=group.length, offset=place)
+                    offset = places[number, slot]
+                    found = torch.frombuffer(self._arena, dtype=place.kind, count=segment.length, offset=offset)
                 group.operands.append(found)
         return group
-
-    def _place(self, reads: list[_Read], segment: Segment, operand: Operand, end: int) -> int:
-        """Add a read, or lengthen the last one where the bytes follow it; return the new end of the arena."""
-        source = self._sources[operand.model]
-        width = _width(operand)
-        offset, length = source.info(operand.name).start + segment.first * width, segment.length * width
-        file = source.file_of(operand.info)
-        last = reads[-1] if reads else None
-        if last is not None and last.file is file and last.offset + last.length == offset:
-            last.length += length
-            return end + length
-        place = end + -end % _STEP
-        reads.append(_Read(file, offset, length, place))
-        return place + length
 
     def _hash(self, reads: Sequence[_Read], turn: int) -> None:
         for file, digest in self._hashes.items():
@@ -173,38 +215,16 @@ class ChunkReader:
             digest.feed(turn, pieces)
 
 
-def _width(operand: Operand) -> int:
-    return dtype(operand.info.dtype).itemsize
-
-
-def _together(segments: Sequence[Segment], places: Mapping[tuple[int, int], int]) -> list[list[int]]:
-    """Numbers of segments that make a group each. Models of one origin have their tensors in one order, so that most
-    chunks are a single group; without this, many small tensors would cost more to start on than to compute."""
-    groups: list[list[int]] = []
-    for number, segment in enumerate(segments):
-        if number and _follows(segments[number - 1], segment, number, places):
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
-
-
-def _follows(before: Segment, segment: Segment, number: int, places: Mapping[tuple[int, int], int]) -> bool:
-    one, two = before.job, segment.job
-    if one.action != two.action or one.pieced or two.pieced or one.entry.dtype != two.entry.dtype:
-        return False
-    if len(one.operands) != len(two.operands) or one.parameters != two.parameters:
-        return False
-    for slot, (left, right) in enumerate(zip(one.operands, two.operands, strict=True)):
-        last, place = places.get((number - 1, slot)), places.get((number, slot))
-        if last is None or place != last + before.length * _width(left) or left.info.dtype != right.info.dtype:
-            return False
-    return True
-
-
-def streams(job: TensorJob, operand: Operand) -> bool:
-    """Whether a tensor is read piece by piece with its neighbours; others are read on their own."""
-    return not job.pieced and operand.info.start >= 0 and not is_strided(operand.info)
+def _add(reads: list[_Read], place: _Place, segment: Segment, end: int) -> int:
+    """Add a read, or lengthen the last one where the bytes follow it; return the new end of the arena."""
+    offset, length = place.offset + segment.first * place.width, segment.length * place.width
+    last = reads[-1] if reads else None
+    if last is not None and last.file is place.file and last.offset + last.length == offset:
+        last.length += length
+        return end + length
+    start = end + -end % _STEP
+    reads.append(_Read(place.file, offset, length, start))
+    return start + length
 
 
 class InputHash:
