@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from host.a1111_expectations import EXPECTED, PLAIN, ZTSNR, ZTSNR_998, Expected, check, generate
+from host.a1111_expectations import EXPECTED, PLAIN, SDXL_V, ZTSNR, ZTSNR_998, Expected, check, generate
 from host.server import Webui, WebuiError
 
 WEBUI = "a1111"
@@ -50,7 +50,14 @@ def alone(started_alone: Webui) -> Webui:
     return started_alone
 
 
+def knows_marks(webui: Webui) -> bool:
+    """Whether it is the version after 1.10.1, which looks for marks itself."""
+    return (webui.root / "configs" / "sd_xl_v.yaml").is_file()
+
+
 def test_the_webui_alone_runs_a_marked_file_as_epsilon(alone: Webui) -> None:
+    if knows_marks(alone):
+        pytest.skip("this version reads the marks of SDXL files by itself")
     alone.select("sdxl-v-ztsnr")
     first = alone.txt2img()[0]
     assert (first["prediction"], Path(first["config"]).name) == ("epsilon", "sd_xl_base.yaml")
@@ -89,7 +96,7 @@ def test_what_is_said_for_a_file_goes_before_the_option_for_all(webui: Webui) ->
     webui.options(sd_noise_schedule="Zero Terminal SNR")
     try:
         webui.post("/modelsmith/v1/override", {"name": name, "ztsnr": "off"})
-        check(webui.txt2img(), "sdxl-v-ztsnr", Expected("sd_xl_base-v-", "v_prediction", PLAIN))
+        check(webui.txt2img(), "sdxl-v-ztsnr", Expected(SDXL_V, "v_prediction", PLAIN))
         assert "Noise Schedule" not in webui.answer["info"]
     finally:
         webui.post("/modelsmith/v1/override", {"name": name})
@@ -160,6 +167,28 @@ def test_two_kept_in_memory(webui: Webui, report: Callable[..., None]) -> None:
         objects.setdefault(name, set()).add(webui.state()["model"]["object"])
         report("two in memory", name, Path(first["config"]).name, first["prediction"], f"{first['sigma']:.2f}", "")
     assert [len(found) for found in objects.values()] == [1, 1], "a model in memory was built again"
+
+
+def test_checkpoints_cached_in_memory(webui: Webui, alone: Webui) -> None:
+    """The version after 1.10.1 caches weights from which it has taken the mark: the second time it finds epsilon."""
+    webui.options(sd_checkpoint_cache=2)
+    try:
+        for name in ("sdxl-v-ztsnr", "sdxl-eps", "sdxl-v-ztsnr", "sdxl-eps", "sd15", "sdxl-v-ztsnr"):
+            generate(webui, name)
+    finally:
+        webui.options(sd_checkpoint_cache=0)
+    if not knows_marks(alone):
+        return
+    alone.options(sd_checkpoint_cache=2)
+    try:
+        # SD1 between, so that the model is built anew.
+        seen = []
+        for name in ("sdxl-v-ztsnr", "sd15", "sdxl-v-ztsnr"):
+            alone.select(name)
+            seen.append(alone.txt2img()[0]["prediction"])
+        assert seen == ["v_prediction", "epsilon", "epsilon"]
+    finally:
+        alone.options(sd_checkpoint_cache=0)
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -306,7 +335,7 @@ def test_override_of_a_file_kept_in_memory(webui: Webui) -> None:
     webui.post("/modelsmith/v1/override", {"name": "sdxl-v-ztsnr.safetensors", "ztsnr": "off"})
     try:
         webui.select("sdxl-v-ztsnr")
-        check(webui.txt2img(), "sdxl-v-ztsnr", Expected("sd_xl_base-v-", "v_prediction", PLAIN))
+        check(webui.txt2img(), "sdxl-v-ztsnr", Expected(SDXL_V, "v_prediction", PLAIN))
     finally:
         webui.post("/modelsmith/v1/override", {"name": "sdxl-v-ztsnr.safetensors", "ztsnr": "auto"})
         (webui.checkpoints / "sdxl-v-ztsnr.json").unlink(missing_ok=True)
@@ -315,15 +344,17 @@ def test_override_of_a_file_kept_in_memory(webui: Webui) -> None:
 
 def test_switched_off_and_on_again(webui: Webui) -> None:
     generate(webui, "sdxl-v-ztsnr")
+    by_itself = knows_marks(webui)
+    off = EXPECTED["sdxl-v-ztsnr"] if by_itself else Expected("sd_xl_base.yaml", "epsilon", PLAIN)
     webui.options(modelsmith_enabled=False)
     first = webui.txt2img()[0]
-    assert first["prediction"] == "epsilon"
-    assert first["sigma"] == pytest.approx(PLAIN, rel=1e-5)
+    assert first["prediction"] == off.prediction
+    assert first["sigma"] == pytest.approx(off.sigma, rel=1e-5)
     webui.select("sdxl-eps")
     webui.select("sdxl-v-ztsnr")
-    check(webui.txt2img(), "sdxl-v-ztsnr", Expected("sd_xl_base.yaml", "epsilon", PLAIN))
+    check(webui.txt2img(), "sdxl-v-ztsnr", off)
     webui.options(modelsmith_enabled=True)
-    check(webui.txt2img(), "sdxl-v-ztsnr", Expected("sd_xl_base.yaml", "v_prediction", ZTSNR))
+    check(webui.txt2img(), "sdxl-v-ztsnr", Expected(off.config, "v_prediction", ZTSNR))
     generate(webui, "sdxl-eps")
     generate(webui, "sdxl-v-ztsnr")
 

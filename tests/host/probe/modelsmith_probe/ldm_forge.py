@@ -32,25 +32,27 @@ def _match_any_width() -> None:
 
 
 def _narrow_text_encoders() -> None:
-    """The configs that the webui reads from its own folder get as many layers as the file has."""
+    """The configs that the webui reads from its own folder get as many layers as the file has.
+
+    For the whole load: reForge may build the text encoders apart from the rest, from the file of the same name.
+    """
     import transformers
     from modules_forge import forge_loader
 
-    read, build = transformers.CLIPTextConfig.from_json_file, forge_loader.load_checkpoint_guess_config
+    read = transformers.CLIPTextConfig.from_json_file
+    known = {"layers": 0}
+
+    def from_json_file(path: Any) -> Any:
+        config = read(path)
+        config.num_hidden_layers = known["layers"] or config.num_hidden_layers
+        return config
+
+    transformers.CLIPTextConfig.from_json_file = from_json_file
+    build = forge_loader.load_checkpoint_guess_config
 
     def load_checkpoint_guess_config(state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        layers = _layers(state_dict)
-
-        def from_json_file(path: Any) -> Any:
-            config = read(path)
-            config.num_hidden_layers = layers or config.num_hidden_layers
-            return config
-
-        transformers.CLIPTextConfig.from_json_file = from_json_file
-        try:
-            return build(state_dict, *args, **kwargs)
-        finally:
-            transformers.CLIPTextConfig.from_json_file = read
+        known["layers"] = _layers(state_dict)
+        return build(state_dict, *args, **kwargs)
 
     load = forge_loader.load_model_for_a1111
 
@@ -159,8 +161,11 @@ def network(model: Any) -> Any:
 
 
 def install() -> None:
-    from modules import sd_models_config
+    from modules import sd_models, sd_models_config
 
+    # reForge looks at every object of the process twice per load, which takes four times as long as these models do.
+    if hasattr(sd_models, "force_memory_deallocation"):
+        sd_models.force_memory_deallocation = lambda: ""
     _match_any_width()
     _narrow_text_encoders()
     _narrow_vae()

@@ -92,7 +92,7 @@ def state() -> dict[str, Any]:
         "in_memory": [host.describe(model) for model in host.models_in_memory()],
         "functions": host.functions(),
         "python_modules": sorted(
-            name for name in sys.modules if name.split(".")[0] in ("modelsmith", "modelsmith_webui")
+            name for name in list(sys.modules) if name.split(".")[0] in ("modelsmith", "modelsmith_webui")
         ),
         "options": sorted(name for name in shared.opts.data_labels if name.startswith("modelsmith")),
         "saved_options": sorted(name for name in shared.opts.data if name.startswith("modelsmith")),
