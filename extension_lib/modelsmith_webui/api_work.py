@@ -17,6 +17,7 @@ from modelsmith.convert.write import WriteOptions, WriteResult
 from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.header import read_header
 from modelsmith.files.names import output_path
+from modelsmith.merge.request import MergeRequest
 from modelsmith.vae.bake import BakeRequest, ExtractRequest, run_bake, run_extract
 from modelsmith.vae.calibration import CalibrationOptions
 from modelsmith.vae.company import with_company
@@ -31,7 +32,7 @@ from modelsmith_webui.api_merge import difference_work, merge_request, plan_of, 
 from modelsmith_webui.api_pictures import decoded, picture_files
 from modelsmith_webui.background import Work
 from modelsmith_webui.host import Host, JobControl, ModelFile
-from modelsmith_webui.merging import merge_work
+from modelsmith_webui.merging import merge_work, refuse_twice
 from modelsmith_webui.places import make_folder, output_beside, output_of_kind
 from modelsmith_webui.vae_hints import hints, remember_cure, remember_measured
 
@@ -164,6 +165,7 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
             "metadata": dict(found.metadata),
             "removed_metadata": list(found.removed_metadata),
             "repairs": list(found.repairs),
+            "unsettled": list(found.unsettled),
             "bytes_in": found.pruned.bytes_before,
             "bytes_out": found.bytes_out,
         }
@@ -261,7 +263,12 @@ def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
 
 
 def _merge(host: Host, find: Find, body: Any) -> Prepared:
-    request = merge_request(host, find, body)
+    return _merging(host, merge_request(host, find, body), body)
+
+
+def _merging(host: Host, request: MergeRequest, body: Any) -> Prepared:
+    if not body.dry_run:
+        refuse_twice(host, request)
     return Prepared(merge_work(host, request), plan_of(request), request.output.name)
 
 
@@ -270,8 +277,7 @@ def _difference(host: Host, find: Find, body: Any) -> Prepared:
 
 
 def _replay(host: Host, find: Find, body: Any) -> Prepared:
-    request = replay_request(host, find, body)
-    return Prepared(merge_work(host, request), plan_of(request), request.output.name)
+    return _merging(host, replay_request(host, find, body), body)
 
 
 PREPARE: Mapping[str, Callable[[Host, Find, Any], Prepared]] = {

@@ -60,10 +60,15 @@ def merge_work(host: Host, request: MergeRequest) -> Callable[[JobControl], dict
     return lambda control: result_json(run_request(host, request, control)[1])
 
 
-def queue_merge(host: Host, request: MergeRequest) -> Job:
-    """Check a merge and queue it. Raises the library's errors."""
+def refuse_twice(host: Host, request: MergeRequest) -> None:
+    """Raises UsageError where a merge of that name waits or runs; the file itself is not there yet to tell."""
     if any(job.title == request.output.name and not job.over for job in queue_of(host).jobs()):
         raise UsageError(f"{request.output.name} is in the queue already", "Choose another name")
+
+
+def queue_merge(host: Host, request: MergeRequest) -> Job:
+    """Check a merge and queue it. Raises the library's errors."""
+    refuse_twice(host, request)
     plan_merge(request)
     return queue_of(host).start("merge", merge_work(host, request), request.output.name)
 
