@@ -12,6 +12,28 @@
     };
     const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
+    // A mark in the corner of a selector leaves the selector's label its room.
+    const corners = new Map();
+
+    function fitBesideLabel(holder, mark) {
+        const label = holder.querySelector("[data-testid=block-info], label > span");
+        const all = holder.getBoundingClientRect();
+        if (!label || !all.width) return;
+        const text = document.createRange();
+        text.selectNodeContents(label);
+        mark.style.maxWidth = Math.max(28, all.right - text.getBoundingClientRect().right - 16) + "px";
+    }
+
+    function besideLabel(holder, mark) {
+        corners.set(mark, holder);
+        fitBesideLabel(holder, mark);
+    }
+
+    window.addEventListener("resize", () => corners.forEach((holder, mark) => {
+        if (mark.isConnected) fitBesideLabel(holder, mark);
+        else corners.delete(mark);
+    }));
+
     function element(name, css, text, attributes) {
         const made = document.createElement(name);
         if (css) made.className = css;
@@ -79,11 +101,19 @@
         }).then(answer => answer.json());
     }
 
+    // A page that is left breaks off its questions, which a progress bar takes for the end of its task.
+    let leaving = false;
+    window.addEventListener("beforeunload", () => {
+        leaving = true;
+        setTimeout(() => { leaving = false; }, 5000); // somebody may have stayed after all
+    });
+
     // Shows the host's progress bar for a task before `place`, and marks `whole` as long as it runs.
     function followTask(view, id, place, whole, atEnd) {
         remember(view, id);
         whole?.classList.add("ms-running");
         requestProgress(id, place, null, () => {
+            if (leaving) return;
             if (remembered(view) === id) remember(view, null);
             whole?.classList.remove("ms-running");
             atEnd();
@@ -105,11 +135,29 @@
     const tenders = [];
     const onTend = act => tenders.push(act);
 
+    // gradio 3 drops the event of a component while its last one is still being answered, so that after quick typing or
+    // a dragged slider a summary can stay behind. Where the fields of a view rest at values that were not asked about,
+    // its button out of sight is pressed. Returns what is to be called at each question.
+    function askAgain(viewId, buttonId) {
+        let askedFor = null, last = null;
+        const shown = field => (field.type === "checkbox" || field.type === "radio" ? field.checked : field.value);
+        const fields = view => Array.from(view.querySelectorAll("input, textarea"), shown).join("\u0001");
+        onTend(() => {
+            const view = byId(viewId);
+            if (askedFor === null || !view || !view.offsetParent) return;
+            if (document.activeElement?.getAttribute("aria-expanded") === "true") return; // a list is being searched
+            const now = fields(view);
+            if (now !== askedFor && now === last) byId(buttonId)?.click();
+            last = now;
+        });
+        return () => { askedFor = fields(byId(viewId)); };
+    }
+
     function tend() {
         for (const act of tenders) act();
     }
 
-    window.Modelsmith = {root, byId, tr, clamp, element, write, fieldOf, tell, pageData, ask, onTend, followTask, takeUp};
+    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, pageData, ask, onTend, followTask, takeUp, askAgain};
 
     if (typeof onUiLoaded === "function") {
         onUiLoaded(function() {

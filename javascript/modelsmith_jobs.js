@@ -4,12 +4,14 @@
 (function() {
     "use strict";
 
-    const {root, byId, onTend, followTask, takeUp} = window.Modelsmith;
+    const {root, byId, onTend, followTask, takeUp, askAgain} = window.Modelsmith;
     const pageId = Math.random().toString(36).slice(2);
     const VIEWS = ["convert", "vae", "difference"];
     // Jobs that make no file.
     const NOTHING_NEW = new Set(["difference"]);
     let asked = 0;
+    const noteFields = Object.fromEntries(
+        VIEWS.map(view => [view, askAgain("modelsmith_" + view, `modelsmith_${view}_plan_again`)]));
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
     function inputsOf(view, values) {
@@ -53,6 +55,7 @@
     function ask(view, values) {
         const args = inputsOf(view, values);
         args[0] = pageId + ":" + (asked += 1);
+        noteFields[view]();
         return args;
     }
 

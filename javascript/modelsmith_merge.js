@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, pageData, onTend, followTask, takeUp} = window.Modelsmith;
+    const {root, byId, tell, pageData, onTend, followTask, takeUp, askAgain} = window.Modelsmith;
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
     const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
@@ -12,10 +12,12 @@
     // Each question for the summary carries a ticket, so that an answer which was overtaken is not shown.
     const pageId = Math.random().toString(36).slice(2);
     let asked = 0;
+    const noteFields = askAgain("modelsmith_merge", "modelsmith_plan_again");
 
     window.modelsmithPlan = function() {
         const args = mergeInputs(arguments);
         args[0] = pageId + ":" + (asked += 1);
+        noteFields();
         return args;
     };
 

@@ -6,6 +6,7 @@ python -m modelsmith_webui.standalone --models DIR [--port N]
 from __future__ import annotations
 
 import argparse
+import inspect
 import ipaddress
 import os
 import socket
@@ -22,6 +23,7 @@ from modelsmith_webui.hosts.standalone import StandaloneHost
 
 DEFAULT_PORT = 7870
 PORTS_TRIED = 20
+JOBS_AT_ONCE = 16
 PASSWORD_VARIABLE = "MODELSMITH_PASSWORD"
 
 
@@ -34,7 +36,7 @@ def build_app(host: StandaloneHost, password: str | None = None) -> Any:
 
     from modelsmith_webui.api import add_routes
     from modelsmith_webui.standalone_page import ASSET_PREFIX, ASSETS, PageWithHead, PasswordWall
-    from modelsmith_webui.tab import build_tab
+    from modelsmith_webui.tab.ui import build_tab
 
     app: Any = FastAPI(title="Modelsmith", docs_url=None, redoc_url=None)
 
@@ -56,7 +58,10 @@ def build_app(host: StandaloneHost, password: str | None = None) -> Any:
         font_mono=["ui-monospace", "monospace"],
     ).set(slider_color="*primary_500", slider_color_dark="*primary_500")
     blocks = build_tab(host, title="Modelsmith", theme=theme)
-    blocks.queue()
+    # The host's own lock lets one job run at a time; those that wait are known to it only if gradio holds none back.
+    names = inspect.signature(blocks.queue).parameters
+    limit = "default_concurrency_limit" if "default_concurrency_limit" in names else "concurrency_count"
+    blocks.queue(**{limit: JOBS_AT_ONCE})
     app = gr.mount_gradio_app(app, blocks, path="/")
     app.add_middleware(PageWithHead, host=host)
     if password:

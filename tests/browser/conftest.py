@@ -48,10 +48,13 @@ class App:
     models: Path
 
 
-def write_large(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sparse checkpoint of the true size of Stable Diffusion 1.5 in fp16 (2.1 GB), of zeros: slow enough to watch."""
+def write_large(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, part: int = 1) -> None:
+    """A sparse checkpoint of the true size of Stable Diffusion 1.5 in fp16 (2.1 GB), of zeros: slow enough to watch.
+
+    With ``part`` 2 all widths are halved, which leaves a quarter of the bytes.
+    """
     for width, full in (("UNET_WIDTH", 320), ("CONTEXT_WIDTH", 768), ("TEXT_WIDTH", 768), ("VAE_WIDTH", 128)):
-        monkeypatch.setattr(demo, width, full)
+        monkeypatch.setattr(demo, width, full // part)
     write_header_only(folder / name, {key: ("F16", shape) for key, shape in demo.demo_shapes().items()})
 
 
@@ -73,6 +76,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
             with pytest.MonkeyPatch.context() as monkeypatch:
                 write_large(models, "large-a.safetensors", monkeypatch)
                 write_large(models, "large-b.safetensors", monkeypatch)
+                write_large(models, "middle.safetensors", monkeypatch, 2)
             yield App(found.group(), models)
         finally:
             process.terminate()

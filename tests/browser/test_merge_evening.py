@@ -38,6 +38,10 @@ def press(tab: ModelsmithPage, name: str) -> None:
     tab.page.locator("#modelsmith_editor button").get_by_text(name, exact=True).click()
 
 
+def choose_preset(tab: ModelsmithPage, value: str) -> None:
+    tab.page.locator("#modelsmith_editor select").select_option(value)
+
+
 def row(tab: ModelsmithPage, name: str = "alpha") -> list[float]:
     """The numbers in the text field, without blocks that are named."""
     text = tab.field(f"modelsmith_blocks_{name}").input_value()
@@ -47,7 +51,13 @@ def row(tab: ModelsmithPage, name: str = "alpha") -> list[float]:
 def test_weights_without_a_mouse(app: App, tab: ModelsmithPage) -> None:
     open_merge(app, tab)
     keys = tab.page.keyboard
-    bars(tab).nth(1).focus()
+    tab.page.locator("#modelsmith_editor button").get_by_text("Clear", exact=True).focus()
+    keys.press("Tab")
+    focused = tab.page.locator("#modelsmith_editor .ms-bar:focus-visible")
+    assert focused.get_attribute("aria-label") == "BASE, Base (everything else)"
+    assert focused.get_attribute("aria-valuetext") == "0.5, follows"
+    assert focused.locator(".ms-bar-track").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    keys.press("ArrowRight")
     keys.press("Home")
     keys.press("ArrowRight")
     keys.type("0.35")
@@ -71,6 +81,10 @@ def test_weights_without_a_mouse(app: App, tab: ModelsmithPage) -> None:
     keys.press("Enter")
     assert row(tab)[14:] == [0.2] * 12
     assert bars(tab).nth(25).get_attribute("aria-valuenow") == "0.2"
+    choose_preset(tab, "place:sd-mecha")
+    assert tab.field("modelsmith_blocks_alpha").input_value().endswith(",TIME=0.5")
+    choose_preset(tab, "place:supermerger")
+    assert "TIME" not in tab.field("modelsmith_blocks_alpha").input_value()
     side = tab.page.locator('#modelsmith_editor [data-block="CLIP"]')
     side.focus()
     keys.press("End")
@@ -291,3 +305,46 @@ def test_first_paint_with_a_thousand_checkpoints(app: App, tab: ModelsmithPage) 
     finally:
         for name in names:
             name.unlink()
+
+
+def test_a_first_evening_in_one_go(app: App, tab: ModelsmithPage) -> None:
+    """Inspect, the guard and its remedy, weights by hand, a merge, a cancel, a replay from the history, Japanese."""
+    tensors = load_file(app.models / f"{DEMO_B}.safetensors")
+    save_file(tensors, app.models / "lantern-v.safetensors", {"modelspec.prediction_type": "v"})
+    tab.open(app.url)
+    tab.choose("modelsmith_inspect_file", "lantern-v")
+    tab.wait_text("modelsmith_inspect_page", "v-prediction")
+    tab.view("merge")
+    tab.models(DEMO_A, "lantern-v")
+    tab.page.locator('#modelsmith_plan [data-remedy="preset:PARTS_ONLY"]').click()
+    planned(tab)
+    tab.page.locator('#modelsmith_editor [data-block="CLIP"]').focus()
+    tab.page.keyboard.type("0.25")
+    tab.page.keyboard.press("Enter")
+    tab.field("modelsmith_output_name").fill("lantern-mix")
+    tab.wait_text("modelsmith_plan", "lantern-mix.safetensors")
+    tab.start()
+    assert "lantern-mix.safetensors" in tab.wait_result("ms-done")
+    tab.models("large-a", "large-b")
+    press(tab, "Clear")
+    tab.field("modelsmith_output_name").fill("too-large")
+    tab.wait_text("modelsmith_plan", "too-large.safetensors")
+    tab.start()
+    tab.progress_text()
+    tab.page.locator("#modelsmith_merge_cancel").click()
+    assert "Nothing was written" in tab.wait_result("ms-info")
+    tab.view("history")
+    rows = tab.part("modelsmith_history_table").locator("tbody tr").filter(has_text="lantern-mix")
+    rows.first.click()
+    tab.part("modelsmith_history_detail").locator("[data-act=again]").click()
+    tab.part("modelsmith_history_table").locator("tbody tr").filter(has_text="lantern-mix-2").wait_for()
+    one, two = (app.models / f"lantern-mix{end}.safetensors" for end in ("", "-2"))
+    assert one.read_bytes() == two.read_bytes()
+    tab.page.locator("#modelsmith_language").select_option("ja_JP")
+    tab.page.locator("#modelsmith_views > .tab-nav > button").filter(has_text="履歴").wait_for()
+    tab.view("history")
+    rows.first.click()
+    tab.part("modelsmith_history_detail").get_by_text("もう一度作る").wait_for()
+    tab.open(f"{app.url}?__lang=")
+    for path in (one, two, app.models / "lantern-v.safetensors"):
+        path.unlink()
