@@ -165,6 +165,7 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
             "metadata": dict(found.metadata),
             "removed_metadata": list(found.removed_metadata),
             "repairs": list(found.repairs),
+            "unsettled": list(found.unsettled),
             "bytes_in": found.pruned.bytes_before,
             "bytes_out": found.bytes_out,
         }

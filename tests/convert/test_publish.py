@@ -129,6 +129,16 @@ def test_the_v_model_says_what_it_wants(tmp_path: Path) -> None:
     assert {"v_pred", "ztsnr"} <= set(loaded(tmp_path / "out.safetensors"))
 
 
+def test_what_stays_unsettled_is_said_before_and_after(tmp_path: Path) -> None:
+    """A missing text encoder is no reason not to publish, but it is said."""
+    source = saved(tmp_path / "a.safetensors", _model())
+    options = PublishOptions(name="b")
+    plan = plan_publish(source, tmp_path, options)
+    assert any("the clip_l is missing" in fault for fault in plan.unsettled)
+    made = publish(source, tmp_path, options)
+    assert set(plan.unsettled) <= set(made.result.notes)
+
+
 def test_what_somebody_wrote_beside_it_is_never_replaced_unasked(tmp_path: Path) -> None:
     source = saved(tmp_path / "a.safetensors", _model())
     card = tmp_path / "out.ja.md"

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from modelsmith.files.header import read_header
 from modelsmith.identify import identify
 from modelsmith.vae.choice import Judge
+from modelsmith.vae.families import SAID, SAID_AGAINST
 from modelsmith.vae.layout import find_vae
 from modelsmith.vae.memory import VaeMemory
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.tab.convert_view import ConvertView
-from modelsmith_webui.tab.convert_words import VAE_ACTIONS
+from modelsmith_webui.tab.convert_words import CLUE_WORDS, VAE_ACTIONS
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
 from modelsmith_webui.tab.report_links import ReportLinks
 from modelsmith_webui.tab.texts import Texts
@@ -43,6 +44,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VAE is run on the same kinds of input, of 8 latent pixels a side instead of 32."""
+    full = VaeForm.calibration
+    monkeypatch.setattr(VaeForm, "calibration", lambda form: replace(full(form), size=8, image_size=32))
 
 
 @pytest.fixture
@@ -102,6 +110,15 @@ def test_a_persons_word_is_remembered_for_tab_and_choice(view: VaeView, host: St
     assert judge.verdict(path).label == "SDXL"
     view.say(FULL, "what the file says")
     assert view.look("VAE / VAE/copy.safetensors")[0]["value"] == "what the file says"
+
+
+def test_a_word_that_the_shape_contradicts_is_shown_and_not_followed(view: VaeView) -> None:
+    """A VAE of no known shape: what a person says of it stands beside the shape, in their language too."""
+    assert set(CLUE_WORDS) == {SAID, SAID_AGAINST}
+    shown = view.say(COOL, "SDXL")
+    assert SAID_AGAINST in shown and "unknown" in shown and view.look(COOL)[0]["value"] == "SDXL"
+    view.tr = Texts(lambda: "ja_JP")
+    assert "形が合わない" in view.look(COOL)[1]
 
 
 def test_what_was_measured_is_remembered_and_shown(view: VaeView, host: StandaloneHost) -> None:

@@ -104,7 +104,7 @@ def _compare(subparsers: Subparsers) -> None:
     )
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
-    parser.add_argument("--all", action="store_true", help="list equal tensors too")
+    parser.add_argument("--all", action="store_true", help="list equal tensors too, also those equal after rounding")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run_compare)
 

@@ -33,7 +33,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def _print(found: Comparison, *, everything: bool) -> None:
     for difference in found.differences:
-        if difference.verdict == "equal" and not everything:
+        if difference.verdict in ("equal", "rounded") and not everything:
             continue
         facts = [difference.detail] if difference.detail else []
         if difference.verdict in ("rounded", "different"):

@@ -60,7 +60,7 @@ class PublishOptions:
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """What would be written: shown before anything is."""
+    """What would be written: shown before anything is. unsettled: faults that are left to the user."""
 
     source: Path
     target: Path
@@ -70,6 +70,7 @@ class PublishPlan:
     repairs: tuple[str, ...]
     pruned: PruneReport
     bytes_out: int
+    unsettled: tuple[str, ...] = ()
 
     @property
     def existing(self) -> tuple[Path, ...]:
@@ -153,8 +154,11 @@ def _prepare(model: Model, folder: Path, options: PublishOptions) -> tuple[Publi
     precision = parse_precision(options.precision)
     target = output_path(folder, options.name or suggest_name(model.path, options.title))
     repairs: list[str] = []
+    found = find_faults(model, report)
+    unsettled = tuple(f"{fault.what} ({fault.evidence})" for fault in found if fault.apply is None)
+    model.notes += unsettled
     if options.repair:
-        faults = [fault for fault in find_faults(model, report) if fault.apply is not None]
+        faults = [fault for fault in found if fault.apply is not None]
         mend(model, faults)
         repairs = [f"{fault.what}: {fault.remedy}" for fault in faults]
     pruned = prune(model, PruneOptions())
@@ -162,7 +166,8 @@ def _prepare(model: Model, folder: Path, options: PublishOptions) -> tuple[Publi
     model.metadata = clean_metadata(model, report, options)
     removed = tuple(sorted(before - set(model.metadata)))
     size = _size(model, precision)
-    plan = PublishPlan(model.path, target, report, dict(model.metadata), removed, tuple(repairs), pruned, size)
+    said = dict(model.metadata)
+    plan = PublishPlan(model.path, target, report, said, removed, tuple(repairs), pruned, size, unsettled)
     return plan, precision
 
 

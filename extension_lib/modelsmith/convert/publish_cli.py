@@ -41,6 +41,8 @@ def _print_plan(plan: PublishPlan) -> None:
     print(f"  {plan.report.badge()}; bytes {plan.pruned.bytes_before:,} -> {plan.bytes_out:,}")
     for repair in plan.repairs:
         print(f"  repair: {repair}")
+    for fault in plan.unsettled:
+        print(f"  left to you: {fault}")
     for name, text in plan.metadata.items():
         print(f"  {name}: {text[:80]}")
     for name in plan.removed_metadata:

@@ -25,8 +25,8 @@ from modelsmith.identify import Report
 _POSITIONS = ".position_ids"
 _LONGEST = 4096
 # The oldest SD1 files, NovelAI's among them, lack "text_model." (A1111 modules/sd_models.py).
-_OLD_TEXT = ("embeddings.", "encoder.", "final_layer_norm.")
-_TEXT_PREFIXES = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+_OLD_TEXT = ("embeddings.", "encoder.layers.", "final_layer_norm.")
+_TOKENS = "embeddings.token_embedding.weight"  # CLIP's own: T5 and BERT call theirs otherwise
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def mend(model: Model, findings: list[Finding]) -> int:
 
 
 def _names(model: Model) -> list[Finding]:
-    """Text encoders saved without ``text_model.``; prefixes of other tools in front of everything."""
+    """Text encoders saved without ``text_model.``: by early tools, and by transformers 5."""
     renames: dict[str, str] = {}
-    for prefix in _TEXT_PREFIXES:
+    prefixes = [name[: -len(_TOKENS)] for name in model.tensors if name.endswith(_TOKENS)]
+    for prefix in (one for one in prefixes if not one.endswith("text_model.")):
         for name in model.tensors:
             rest = name[len(prefix) :]
             if name.startswith(prefix) and rest.startswith(_OLD_TEXT):
@@ -102,7 +103,8 @@ def _names(model: Model) -> list[Finding]:
     return [
         Finding(
             "text-model",
-            f"{len(renames)} text encoder tensors lack text_model. in their names (NovelAI's and other early files)",
+            f"{len(renames)} text encoder tensors lack text_model. in their names (NovelAI's and other early files, "
+            "and encoders that transformers 5 saved)",
             f"for instance {example}",
             how,
             apply,
@@ -298,14 +300,22 @@ def _duplicates(model: Model) -> list[Finding]:
     return found
 
 
+def _any_under(model: Model, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in model.tensors)
+
+
 def _missing(model: Model, donor_path: Path | None) -> list[Finding]:
     """A checkpoint without VAE or text encoder, and the file to complete it from."""
     family = family_of(model.tensors)
     if family is None or not any(name.startswith(UNET_PREFIX) for name in model.tensors):
         return []
-    lacking: list[str] = [] if find_vae(model.tensors) else ["vae"]
+    lacking: list[str] = [] if find_vae(model.tensors) or _any_under(model, VAE_PREFIX) else ["vae"]
     present = find_encoders(model.tensors)
-    lacking += [slot for known, slot in PLACES if known == family and slot not in present]
+    lacking += [
+        slot
+        for (known, slot), (place, _) in PLACES.items()
+        if known == family and slot not in present and not _any_under(model, place)
+    ]
     found: list[Finding] = []
     for part in lacking:
         evidence = f"a {family} checkpoint has one, and none of its tensors are there"

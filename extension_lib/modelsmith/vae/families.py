@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,10 @@ class Family:
     architectures: tuple[str, ...] = ()
     name_hint: str = ""
 
+
+SAID = "you say so"
+SAID_AGAINST = "you say so, but its shape is another, which decides"
+"""The detail of a person's word that is shown and not followed."""
 
 _FLUX1_USERS = ("flux1", "chroma", "z-image", "lumina2")
 
@@ -168,7 +172,11 @@ def identify_vae(vae: VaeFile, hints: Hints | None = None) -> Identity:
     possible = families_by_shape(vae)
     prints = fingerprint(vae)
     known = KNOWN_FILES.get(hints.sha256 or "")
-    clues = [clue for clue in _clues(vae, hints, prints, known) if clue.says in possible]
+    found = _clues(vae, hints, prints, known)
+    clues = [clue for clue in found if clue.says in possible]
+    clues += [
+        replace(clue, detail=SAID_AGAINST, grade="default") for clue in found if _is_word(clue) and clue not in clues
+    ]
     if len(possible) == 1:
         clues.append(Clue("shape", f"{vae.layout.latent_channels} latent channels", possible[0], "proof"))
     for grade in ("proof", "strong", "weak"):
@@ -176,6 +184,11 @@ def identify_vae(vae: VaeFile, hints: Hints | None = None) -> Identity:
         if said:
             return Identity(said, grade, len(said) > 1, tuple(clues), prints, known)
     return Identity(possible, "default", False, tuple(clues), prints, known)
+
+
+def _is_word(clue: Clue) -> bool:
+    """Whether a person said so: that is shown also where the shape speaks against it, which then decides."""
+    return clue.source in ("said", "told")
 
 
 def families_by_shape(vae: VaeFile) -> tuple[FamilyId, ...]:
@@ -193,7 +206,7 @@ def families_by_shape(vae: VaeFile) -> tuple[FamilyId, ...]:
 def _clues(vae: VaeFile, hints: Hints, prints: Fingerprints, known: KnownFile | None) -> list[Clue]:
     clues: list[Clue] = []
     if hints.said is not None:
-        clues.append(Clue("said", "you say so", family_named(hints.said).id, "proof"))
+        clues.append(Clue("said", SAID, family_named(hints.said).id, "proof"))
     for which, digest in (("encoder", prints.space), ("decoder", prints.decoder)):
         told = (hints.told or {}).get(digest, "")
         if told in FAMILIES:

@@ -130,6 +130,7 @@ def _share(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
         (tr("Size"), _sizes(plan.pruned.bytes_before, plan.bytes_out, tr)),
         (tr("Left out"), dropped_text(plan.pruned.dropped, tr)),
         (tr("Repaired"), "; ".join(plan.repairs)),
+        (tr("Left to you"), "; ".join(plan.unsettled)),
         (tr("Metadata taken away"), ", ".join(plan.removed_metadata)),
         *place,
     ]

@@ -128,6 +128,9 @@ FAMILIES: Mapping[str, str] = {
 
 HEALTH: Mapping[str, str] = {"safe": "runs in fp16", "at_risk": "at risk in fp16", "unknown": "fp16: not known"}
 
+CLUE_WORDS = ("you say so", "you say so, but its shape is another, which decides")
+"""What is said of a person's own word on a VAE (modelsmith.vae.families.SAID, SAID_AGAINST)."""
+
 HEALTH_REASONS = (
     "the exact fp16 cure was applied to it",
     "SDXL's VAE leaves fp16's range",
@@ -184,7 +187,7 @@ def every_word() -> Iterator[str]:
     for table in tables:
         yield from table.values()
     yield from VAE_PRECISIONS
-    yield from HEALTH_REASONS
+    yield from (*HEALTH_REASONS, *CLUE_WORDS)
     yield from INPUT_WORDS
     yield from INPUT_FORMS
     yield from HEADERS

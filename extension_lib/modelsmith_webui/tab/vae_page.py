@@ -12,7 +12,7 @@ from modelsmith.vae.health import HeaderHealth, Measurement, check_header
 from modelsmith.vae.layout import VaeFile
 from modelsmith_webui.host import Host
 from modelsmith_webui.places import free_bytes
-from modelsmith_webui.tab.convert_words import FAMILIES, FITS, HEALTH, INPUT_WORDS
+from modelsmith_webui.tab.convert_words import CLUE_WORDS, FAMILIES, FITS, HEALTH, INPUT_WORDS
 from modelsmith_webui.tab.html import badge, facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
 from modelsmith_webui.tab.plan_page import seconds_text
@@ -71,7 +71,11 @@ def _cured(health: HeaderHealth, tr: Texts) -> str:
 
 def _clue(grade: str, says: str, source: str, detail: str, tr: Texts) -> str:
     mark = text_tag("span", tr(GRADES[grade]), f"ms-grade ms-grade-{grade}")
-    why = tag("span", text_tag("code", source) + " " + text_tag("span", detail), "ms-why")
+    why = tag(
+        "span",
+        text_tag("code", source) + " " + text_tag("span", tr(detail) if detail in CLUE_WORDS else detail),
+        "ms-why",
+    )
     return tag("li", mark + text_tag("span", FAMILIES.get(says, says), "ms-says") + why)
 
 
