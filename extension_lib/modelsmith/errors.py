@@ -24,7 +24,14 @@ class ModelsmithError(Exception):
 
     def in_language(self, language: str) -> tuple[str, str]:
         """Message and remedy in a language ("en", "ja"); in English where no table of messages holds them."""
-        return self.said(language) if self.said is not None else (self.message, self.remedy)
+        if self.said is not None:
+            return self.said(language)
+        return self._in_japanese() if language == "ja" else (self.message, self.remedy)
+
+    def _in_japanese(self) -> tuple[str, str]:
+        from modelsmith.japanese import in_japanese
+
+        return in_japanese(self.message), in_japanese(self.remedy)
 
     def __str__(self) -> str:
         if not self.remedy:
@@ -41,11 +48,8 @@ class BadFileError(ModelsmithError):
         self.path = str(path)
         self.problem = problem
 
-    def in_language(self, language: str) -> tuple[str, str]:
-        """Message and remedy; those of a header that cannot be read have their Japanese in files/sentences.py."""
-        if language != "ja" or self.said is not None:
-            return super().in_language(language)
-        from modelsmith.files.sentences import in_japanese
+    def _in_japanese(self) -> tuple[str, str]:
+        from modelsmith.japanese import in_japanese
 
         return f"{self.path}: {in_japanese(self.problem)}", in_japanese(self.remedy)
 
@@ -71,6 +75,12 @@ class UnknownNameError(ModelsmithError):
         remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(choices)}."
         super().__init__(f"unknown {kind} {name!r}", remedy)
         self.name = name
+        self._parts = (kind, name, near[0] if near else None, tuple(choices))
+
+    def _in_japanese(self) -> tuple[str, str]:
+        from modelsmith.japanese import unknown_name
+
+        return unknown_name(*self._parts)
 
 
 class UsageError(ModelsmithError):

@@ -1,13 +1,11 @@
-"""What the readers of files say, in Japanese: every problem and every remedy, by its English text.
+"""What the readers and writers of files say, in Japanese: every problem and every remedy, by its English text.
 
-``{}`` stands for what is filled in: a name, a number, or the reason that a lower layer gives.
+``{}`` stands for what is filled in: a name, a number, or the reason that a lower layer gives (``modelsmith.japanese``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 JAPANESE: Mapping[str, str] = {
     # ---- any file
@@ -120,6 +118,7 @@ JAPANESE: Mapping[str, str] = {
     "Download or copy the whole folder again": "フォルダー全体をもう一度ダウンロードまたはコピーしてください",
     "Convert it again with a current tool": "新しいツールで変換し直してください",
     # ---- single tensors
+    "tensor {} {}": "テンソル {}: {}",
     "it has no tensor {}": "テンソル {} がありません",
     "tensor {} has no plain numbers": "テンソル {} は普通の数値ではありません",
     "tensor {} is not stored in one piece": "テンソル {} が一続きに保存されていません",
@@ -145,23 +144,72 @@ JAPANESE: Mapping[str, str] = {
     "it is malformed ({})": "記述が正しくありません（{}）",
     "it appends to something that is no list": "リストでないものに追加しています",
     "it has more steps than any model file needs": "手順が多すぎます",
+    "it changed while it was being read": "読んでいる間にファイルが変わりました",
+    "Nothing was written. Let the other program finish": (
+        "何も書き出していません。ほかのプログラムが終わるのを待ってください"
+    ),
+    "tensor {} is compressed inside the file": "テンソル {} がファイルの中で圧縮されています",
+    "Convert it to .safetensors first": "先に .safetensors に変換してください",
+    "it cannot be read any more ({})": "読めなくなりました（{}）",
+    "Put it back": "元に戻してください",
+    "it cannot be opened ({})": "開けません（{}）",
+    "Check its permissions": "アクセス権を確認してください",
+    "it ends at byte {}, before the tensors that its header lists": (
+        "ヘッダーにあるテンソルより前の {} バイト目で終わっています"
+    ),
+    # ---- names and outputs
+    "torch {} does not know the type {}": "torch {} は型 {} を扱えません",
+    "Update torch, or use a file of another type": "torch を更新するか、別の型のファイルを使ってください",
+    "the output name {} has a path in it": "出力名 {} にパスが含まれています",
+    "Give a name only; the folder is fixed": "名前だけを指定してください（フォルダーは決まっています）",
+    "the output name is empty": "出力名が空です",
+    "Give the new file a name": "新しいファイルの名前を指定してください",
+    "the output name {} holds {}": "出力名 {} に {} が含まれています",
+    "Choose another name": "別の名前にしてください",
+    "the output name {} starts or ends with a blank or a dot": "出力名 {} の先頭か末尾が空白またはピリオドです",
+    "the output name {} is a device name on Windows": "出力名 {} は Windows のデバイス名です",
+    "the output name is too long": "出力名が長すぎます",
+    "Use at most {} bytes": "{} バイト以内にしてください",
+    "{} has {} bytes free, the output needs {}": "{} の空きは {} バイトですが、出力には {} バイト必要です",
+    "Free at least {} bytes there or choose another folder": (
+        "そこに {} バイト以上の空きを作るか、別のフォルダーを選んでください"
+    ),
+    "writing {} failed ({})": "{} の書き込みに失敗しました（{}）",
+    "Nothing was kept. Check the disk": "何も残していません。ディスクを確認してください",
+    "the output folder {} cannot be used ({})": "出力フォルダー {} を使えません（{}）",
+    "Create it first": "先に作成してください",
+    "{} exists already": "{} は既に存在します",
+    "Choose another name or allow it to be replaced": "別の名前にするか、上書きを許可してください",
+    "{} is a folder": "{} はフォルダーです",
+    "{} filled up while {} bytes were being written": "{1} バイトを書き込む途中で {0} が満杯になりました",
+    "Nothing was kept. Free some space there or choose another folder": (
+        "何も残していません。空きを作るか、別のフォルダーを選んでください"
+    ),
+    "{} allows no file of {} bytes": "{} には {} バイトのファイルを置けません",
+    "Choose a folder on another file system (FAT32 ends at 4 GiB) or raise the limit": (
+        "別のファイルシステムのフォルダーを選ぶか（FAT32 の上限は 4 GiB）、制限を緩めてください"
+    ),
+    "{} may not be written ({})": "{} に書き込む権限がありません（{}）",
+    "Choose another folder": "別のフォルダーを選んでください",
+    "{} is being written already": "{} は既に書き込み中です",
+    "Wait until that job is done": "その処理が終わるまで待ってください",
+    "{} appeared meanwhile": "{} がその間に作られていました",
+    "the output has two tensors named {}": "出力に {} という名前のテンソルが二つあります",
+    "chunks of {} bytes are not whole pages of {}": "{} バイトのまとまりが {} のページの整数倍ではありません",
+    "the writer expected {} and was given {}": "書き込み側は {} を待っていましたが、{} が渡されました",
+    "more bytes were written than the header announced": "ヘッダーの示す大きさより多く書き込まれました",
+    "the header may not grow, nor its content once it was hashed": (
+        "ヘッダーは大きくできず、ハッシュ計算の後は内容も変えられません"
+    ),
+    # ---- identification
+    "it cannot be read ({})": "読めません（{}）",
+    "Check the name": "名前を確認してください",
+    "Mend it": "直してください",
+    "its {} is not a table of names by hash": "その {} はハッシュから名前への表ではありません",
+    "the config has no model.params": "設定に model.params がありません",
+    "Give a config that ldm or sgm can build from.": "ldm または sgm がモデルを作れる設定を指定してください",
+    "the config has no denoiser {}": "設定に denoiser {} がありません",
+    "Give an sgm config of a discrete denoiser.": "discrete denoiser の sgm の設定を指定してください",
+    "cancelled; nothing was written": "中止しました。何も書き出していません",
+    "cancelled": "中止しました",
 }
-
-
-def in_japanese(text: str) -> str:
-    """The Japanese for a problem or a remedy, as it is where the table does not have it."""
-    found = JAPANESE.get(text)
-    if found is not None:
-        return found
-    for pattern, japanese in _patterns():
-        match = pattern.fullmatch(text)
-        if match:
-            return japanese.format(*map(in_japanese, match.groups()))
-    return text
-
-
-@lru_cache(maxsize=1)
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """The texts with something filled in, the most particular first."""
-    filled = sorted((text for text in JAPANESE if "{}" in text), key=lambda text: -len(text.replace("{}", "")))
-    return [(re.compile("(.*?)".join(map(re.escape, text.split("{}"))), re.DOTALL), JAPANESE[text]) for text in filled]

@@ -114,9 +114,11 @@ def check_value(parameter: ParameterSpec, value: float) -> float:
     if number != number or number in (float("inf"), float("-inf")):
         raise UsageError(f"{parameter.label} is {value}, which is no finite number", "Give a number")
     if parameter.strict and not parameter.low <= number <= parameter.high:
-        raise UsageError(f"{parameter.label} is {value}", f"It lies between {parameter.low} and {parameter.high}")
+        raise UsageError(
+            f"{parameter.label} is {value}, outside its range", f"It lies between {parameter.low} and {parameter.high}"
+        )
     if parameter.integer and number != int(number):
-        raise UsageError(f"{parameter.label} is {value}", "Give a whole number")
+        raise UsageError(f"{parameter.label} is {value}, which is no whole number", "Give a whole number")
     return number
 
 

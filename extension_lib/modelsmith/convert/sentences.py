@@ -1,0 +1,122 @@
+"""What conversion, repair and publishing say in errors, in Japanese (see ``modelsmith.japanese``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+JAPANESE: Mapping[str, str] = {
+    # ---- command line, folders
+    "--ema and --keep-schedule say how to prune": "--ema と --keep-schedule は不要部分の除き方の指定です",
+    "Add --prune": "--prune を付けてください",
+    "{} does not end in .safetensors": "{} の拡張子が .safetensors ではありません",
+    "Outputs are written in that format only": "出力はこの形式だけです",
+    "a folder needs an output folder": "フォルダーの変換には出力フォルダーが必要です",
+    "Give one with --output": "--output で指定してください",
+    "{} is no folder": "{} はフォルダーではありません",
+    "A folder of models needs a folder for the outputs": "モデルのフォルダーには出力用のフォルダーが必要です",
+    "{} is the folder itself": "{} は元のフォルダーそのものです",
+    "Choose another folder; the originals are never changed": (
+        "別のフォルダーを選んでください（元のファイルは変えません）"
+    ),
+    "--put {} names no file": "--put {} にファイルの指定がありません",
+    "Write it as vae=FILE": "vae=ファイル の形で書いてください",
+    "Choose a folder": "フォルダーを選んでください",
+    "the journal cannot be read ({})": "作業記録を読めません（{}）",
+    "Remove it": "削除してください",
+    "{} cannot be made ({})": "{} を作れません（{}）",
+    "Choose another": "別のものを選んでください",
+    "Create it first": "先に作成してください",
+    # ---- comparing
+    "the list of hashes cannot be read ({})": "ハッシュの一覧を読めません（{}）",
+    "line {} of {} holds no hash and name": "{1} の {0} 行目にハッシュと名前がありません",
+    "Write HASH  NAME on each line": "各行を「ハッシュ  名前」の形で書いてください",
+    # ---- parts
+    "Choose a model of the SD1, SD2 or SDXL family": "SD1、SD2、SDXL 系のモデルを選んでください",
+    "{} is of no family whose original names are known": "{} は元の名前がわかる系統ではありません",
+    "{} holds {} parts; diffusers' names are for one": "{} には {} 個の部分がありますが、diffusers の名前は一つ用です",
+    "Take one out, for instance with --only unet": "一つだけ取り出してください（例: --only unet）",
+    "it holds no {}": "{} が含まれていません",
+    "Choose another file or another part": "別のファイルか別の部分を選んでください",
+    "it holds nothing but its {}": "{} 以外は含まれていません",
+    "Keep at least one part": "一つ以上の部分を残してください",
+    "{} is of no family whose parts can be exchanged": "{} は部分を入れ替えられる系統ではありません",
+    "a model of the family {} has no place for {}": "{} 系のモデルには {} の場所がありません",
+    "Choose another part": "別の部分を選んでください",
+    "the UNet tensor {} has no name in the {} spelling": "UNet のテンソル {} に {} 形式での名前がありません",
+    "tensor {} is {} in {} and {} in {}": "テンソル {0} の形が {2} では {1}、{4} では {3} です",
+    "Choose a part of the same family": "同じ系統の部分を選んでください",
+    "{} has the encoders {}": "{} にはエンコーダー {} があります",
+    "Choose one of them by name": "名前で一つ選んでください",
+    "{} is of another family than {}": "{} は {} と系統が違います",
+    "Choose a UNet of the same family": "同じ系統の UNet を選んでください",
+    # ---- quantised models
+    "Download the file again, or use another copy of the model": (
+        "もう一度ダウンロードするか、別の入手元のものを使ってください"
+    ),
+    "Download the file again, or use another copy": "もう一度ダウンロードするか、別の入手元のものを使ってください",
+    "Use the unquantised model, or one in fp8, int8, nvfp4, mxfp8, NF4, FP4 or GGUF": (
+        "量子化されていないモデルか、fp8・int8・nvfp4・mxfp8・NF4・FP4・GGUF のものを使ってください"
+    ),
+    "the state of tensor {} makes no sense": "テンソル {} の量子化の情報が不正です",
+    "the nested tables of tensor {} are incomplete": "テンソル {} の入れ子の表が足りません",
+    "tensor {} does not hold {} four-bit values": "テンソル {} に 4 ビットの値が {} 個ありません",
+    "the tables of tensor {} have the wrong length": "テンソル {} の表の長さが違います",
+    "the state of tensor {} cannot be read ({})": "テンソル {} の量子化の情報を読めません（{}）",
+    "tensor {} is quantised as {}, which cannot be read back": ("テンソル {} は {} で量子化されており、元に戻せません"),
+    "tensor {} is of the GGUF type {}, which cannot be read back": "テンソル {} は GGUF の型 {} で、元に戻せません",
+    "Use a file in one of {}": "{} のいずれかのファイルを使ってください",
+    "the scale of tensor {} has {} values for {} rows": "テンソル {} の倍率は {} 個ですが、行は {} 個です",
+    "is no matrix of {} values": "{} の値の行列ではありません",
+    "is no single number": "一つの数値ではありません",
+    "has a scale of the shape {}, which does not fit": "倍率の形 {} が合いません",
+    "has {} bytes where {} belong": "{} バイトあります（本来は {} バイト）",
+    "it does not say how many attention heads it has": "アテンションのヘッド数が書かれていません",
+    "Use another copy of the model": "別の入手元のものを使ってください",
+    "tensor {} is none of a {} text encoder": "テンソル {} は {} のテキストエンコーダーのものではありません",
+    "Use it in GGUF as it is": "GGUF のまま使ってください",
+    # ---- models
+    "tensor {} has a shape but no values": "テンソル {} には形だけがあり、値がありません",
+    "Use a whole copy of the model": "完全なモデルを使ってください",
+    "it lacks tensor {}, which others need": "ほかのテンソルに必要な {} がありません",
+    "Download it again": "もう一度ダウンロードしてください",
+    "{} is the input itself": "{} は入力のファイルそのものです",
+    "Choose another name; the original is never changed": "別の名前にしてください（元のファイルは変えません）",
+    "no tensor would be left to write": "書き出すテンソルが残りません",
+    # ---- precision
+    "{} lies in a part of a checkpoint for which the scaled fp8 form is not defined": (
+        "{} は scaled fp8 の形式が定義されていない部分にあります"
+    ),
+    "Use fp8_scaled for the unet only, for instance unet=fp8_scaled,te=fp16": (
+        "fp8_scaled は unet だけに使ってください（例: unet=fp8_scaled,te=fp16）"
+    ),
+    "{} names no precision": "{} に精度の指定がありません",
+    "Write for instance fp16 or unet=fp8_e4m3,te=fp16": "例: fp16、または unet=fp8_e4m3,te=fp16",
+    "the part {} has two precisions in {}": "部分 {} の精度が {} の中で二度指定されています",
+    "Give one": "一つだけ指定してください",
+    # ---- pruning
+    "nothing but what is pruned would be left": "除くものしか含まれていません",
+    "Keep the EMA weights of this file": "このファイルの EMA の重みを残してください",
+    "it has no UNet with EMA weights beside it": "EMA の重みを伴う UNet がありません",
+    "Prune it with the EMA dropped": "EMA を捨てる設定で不要部分を除いてください",
+    "Prune with the EMA dropped": "EMA を捨てる設定で不要部分を除いてください",
+    "{} of {} UNet tensors have no EMA weight, the first is {}": (
+        "UNet のテンソル {1} 個のうち {0} 個に EMA の重みがありません（最初は {2}）"
+    ),
+    "the EMA weight of {} has another shape": "{} の EMA の重みの形が違います",
+    # ---- publishing
+    "what was read back is not what was written": "書き込んだものと読み戻したものが違います",
+    "Check the disk and repeat": "ディスクを確認して、やり直してください",
+    "{} exist already in {}": "{} は {} に既に存在します",
+    "Choose another name or allow replacing": "別の名前にするか、上書きを許可してください",
+    "the resolution {} is none": "解像度 {} は正しい形ではありません",
+    "Write it as 1024x1024": "1024x1024 の形で書いてください",
+    "the thumbnail {} is no JPEG, PNG or WebP picture": "サムネイル {} は JPEG・PNG・WebP の画像ではありません",
+    "the thumbnail {} has {} bytes": "サムネイル {} は {} バイトあります",
+    "Make it smaller than {}": "{} バイト未満にしてください",
+    "the thumbnail {} cannot be read ({})": "サムネイル {} を読めません（{}）",
+    "its {} packed bytes claim to be {}": "圧縮された {} バイトが {} バイトになると書かれています",
+    "Do not use this file": "このファイルは使わないでください",
+    "it cannot be unpacked ({})": "展開できません（{}）",
+    "the prediction {} is unknown": "予測タイプ {} は不明です",
+    "Write one of {}": "{} のいずれかを指定してください",
+}

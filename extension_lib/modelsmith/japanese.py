@@ -1,0 +1,93 @@
+"""What the library says in an error, in Japanese: found by its English text in the tables of the rooms.
+
+An error of a table with ids (``merge.messages``) knows its Japanese itself; all others are looked up here, so that the
+place that raises one only writes English.  ``{}`` stands for what is filled in, in the Japanese also ``{0}``, ``{1}`` …
+where the order differs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import cast
+
+ROOMS = ("files", "merge", "convert", "lora", "vae")
+
+_KINDS: Mapping[str, str] = {
+    "part": "部分",
+    "precision": "精度",
+    "component": "構成要素",
+    "tensor type": "テンソルの型",
+    "torch dtype": "torch の型",
+    "block of {}": "{} のブロック",
+    "program": "プログラム",
+    "adjustment": "調整",
+    "prediction choice": "予測タイプの指定",
+    "parameter of {}": "{} のパラメーター",
+    "merge method": "マージ方式",
+    "preset": "プリセット",
+    "VAE family": "VAE の系統",
+    "command": "コマンド",
+}
+"""What ``UnknownNameError`` says is unknown."""
+
+
+def in_japanese(text: str) -> str:
+    """The Japanese for a message or a remedy, as it is where no table has it."""
+    return _found(text, _patterns(), tables())
+
+
+def unknown_name(kind: str, name: str, near: str | None, known: Iterable[str]) -> tuple[str, str]:
+    """What ``UnknownNameError`` says: message and remedy."""
+    said = _found(kind, _compiled(tuple(_KINDS.items())), _KINDS)
+    remedy = f"{near!r} のことですか?" if near else f"指定できるもの: {', '.join(known)}"
+    return f"{said} {name!r} は見つかりません", remedy
+
+
+@lru_cache(maxsize=1)
+def tables() -> Mapping[str, str]:
+    """All sentences of all rooms, Japanese by English."""
+    found: dict[str, str] = {}
+    for room in ROOMS:
+        module = importlib.import_module(f"modelsmith.{room}.sentences")
+        found.update(cast("Mapping[str, str]", module.JAPANESE))
+    return found
+
+
+_Patterns = tuple[tuple[re.Pattern[str], str, bool], ...]
+
+
+def _found(text: str, patterns: _Patterns, whole: Mapping[str, str], *, inside: bool = False) -> str:
+    """inside: what fills a sentence is translated only where it begins like a reason does, for a name or a path could
+    look like any sentence that begins with what is filled in."""
+    if text in whole:
+        return whole[text]
+    for pattern, japanese, anchored in patterns:
+        match = pattern.fullmatch(text) if anchored or not inside else None
+        if match:
+            return japanese.format(*(_found(group, patterns, whole, inside=True) for group in match.groups()))
+    return text
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> _Patterns:
+    return _compiled(tuple(tables().items()))
+
+
+@lru_cache(maxsize=2)
+def _compiled(pairs: tuple[tuple[str, str], ...]) -> _Patterns:
+    """The texts with something filled in, the most particular first; and whether they begin with words."""
+    filled = sorted(
+        ((english, japanese) for english, japanese in pairs if "{}" in english),
+        key=lambda pair: -len(pair[0].replace("{}", "")),
+    )
+    return tuple(
+        (
+            re.compile("(.*?)".join(map(re.escape, english.split("{}"))), re.DOTALL),
+            japanese,
+            not english.startswith("{}"),
+        )
+        for english, japanese in filled
+    )
