@@ -6,14 +6,16 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelsmith.decision import Decision, Override, decide
 from modelsmith.errors import ModelsmithError
-from modelsmith.sampling_advice import Advice, Sampling, advise
 from modelsmith_webui import infotext, settings, xyz, xyz_merge
 from modelsmith_webui.hosts import a1111_rescale, forge_rescale
 from modelsmith_webui.hosts.common import Resolution
+
+if TYPE_CHECKING:
+    from modelsmith.sampling_advice import Advice, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -202,8 +204,11 @@ class Generation:
 
     # pasting
 
-    def pasted(self, params: dict[str, Any]) -> Override:
-        """What a pasted text means for one picture; keys that would become settings are taken out of ``params``."""
+    def pasted(self, params: dict[str, Any], text: str = "") -> Override:
+        """What a pasted text means for one picture; keys that would become settings are taken out of ``params``.
+
+        ``text`` is the whole of it, where the webui gives that too.
+        """
         if self.resolver is None:
             return Override()
         resolver = self.resolver
@@ -212,7 +217,12 @@ class Generation:
             resolution = resolver.without_image(path)
             return resolution, rescale_of(resolution)
 
+        left_out = infotext.NOISE_SCHEDULE not in params and infotext.says_ztsnr(text)
+        if left_out:
+            params[infotext.NOISE_SCHEDULE] = infotext.ZERO_TERMINAL_SNR
         found = infotext.translate(params, self._checkpoint_of, resolve)
+        if left_out:
+            params.pop(infotext.NOISE_SCHEDULE, None)
         self.pasted_for = None if found.is_auto else self._checkpoint_of(params)
         return found
 
@@ -242,6 +252,8 @@ class Generation:
 
     def advice(self, path: Path, sampling: Sampling, image: Override) -> Advice | None:
         """The advice for a picture of a checkpoint; None where its model has no zero terminal SNR."""
+        from modelsmith.sampling_advice import advise
+
         if self.resolver is None:
             return None
         decision = self.resolver.without_image(path, image).decision
@@ -249,6 +261,8 @@ class Generation:
 
     def _advise(self, p: Any, path: Path | None, image: Override) -> None:
         """Keep the advice on this job for the API, and say what spoils pictures beneath them."""
+        from modelsmith.sampling_advice import Sampling
+
         self.host.advice = None
         if path is None or self.resolver is None:
             return

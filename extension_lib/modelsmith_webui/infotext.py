@@ -68,6 +68,11 @@ def choices(params: dict[str, Any], decision: Decision, default_rescale: float) 
     return Override.from_json(wanted)
 
 
+def says_ztsnr(text: str) -> bool:
+    """Whether the parameters of a text, its last line, name the schedule; Neo's own reader leaves that key out."""
+    return f"{NOISE_SCHEDULE}: {ZERO_TERMINAL_SNR}" in text.strip().rpartition("\n")[2]
+
+
 def translate(
     params: dict[str, Any],
     find: Callable[[dict[str, Any]], Path | None],

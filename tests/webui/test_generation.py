@@ -187,6 +187,25 @@ def test_the_noise_schedule_of_other_installs() -> None:
     assert "Noise Schedule" not in missing
 
 
+@pytest.mark.parametrize(("found", "wanted"), [(V_ZTSNR, Override()), (V, Override(ztsnr="on"))])
+def test_a_key_that_the_webui_left_out_is_read_from_the_text(
+    found: Report, wanted: Override, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neo's reader leaves the noise schedule out of what it gives to the callback."""
+    host = Host(found)
+    host.resolver.without_image = lambda _path: resolution(found)
+    work = generation.Generation(host)
+    monkeypatch.setattr(work, "_checkpoint_of", lambda _params: FILE)
+    params = {"Prediction": "v", "Steps": "20"}
+    text = "Noise Schedule: nothing\nSteps: 20, Prediction: v, Noise Schedule: Zero Terminal SNR, Version: neo"
+    assert work.pasted(params, text) == wanted
+    assert "Noise Schedule" not in params
+    assert work.pasted(params) == wanted, "asked again by each field"
+    assert work.pasted({"Prediction": "v"}, "Noise Schedule: Zero Terminal SNR\nSteps: 20") == Override(
+        ztsnr="off" if found is V_ZTSNR else "auto"
+    )
+
+
 def test_rescale_is_pasted_where_it_is_not_the_files_own() -> None:
     text = {"Prediction": "v", "Noise Schedule": "Zero Terminal SNR"}
     rescaled = {**text, "Modelsmith CFG rescale": "0.7"}
