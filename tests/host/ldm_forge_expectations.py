@@ -47,6 +47,12 @@ def builds_sd2(webui: Webui) -> bool:
     return webui.flavour != "neo" if webui.kind != "ldm_forge" else "CLIP_SD_21_H" in _loader(webui)
 
 
+def rescales_as_it_loads(webui: Webui) -> bool:
+    """Whether it builds the lookup table of a marked file with ZTSNR at once: reForge main does."""
+    source = webui.root / "ldm_patched" / "modules" / "model_sampling.py"
+    return "zsnr" in source.read_text(encoding="utf-8")
+
+
 def skip_what_is_unknown(webui: Webui, name: str) -> None:
     if name.startswith("sd2") and not builds_sd2(webui):
         pytest.skip("this Classic builds no SD2 models")

@@ -36,6 +36,7 @@ from host.ldm_forge_expectations import (
     first_step,
     generate,
     is_classic,
+    rescales_as_it_loads,
     rescales_lookup,
     skip_what_is_unknown,
     unet_calls,
@@ -276,7 +277,7 @@ def test_refiner(webui: Webui, alone: Webui, schedule: Any) -> None:
         else:
             early = is_classic(alone) and not rescales_lookup(alone)
             assert last["sigma_900"] == pytest.approx(schedule[str(early)]["900"], rel=1e-4)
-            mistaken = schedule[str(not is_classic(alone))]["900"]
+            mistaken = schedule[str(rescales_as_it_loads(alone))]["900"]
             assert last["lookup_900"] == pytest.approx(mistaken, rel=1e-4)
 
 
