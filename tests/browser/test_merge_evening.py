@@ -277,7 +277,8 @@ def test_the_view_with_all_that_it_shows(app: App, tab: ModelsmithPage, language
 
 
 def test_first_paint_with_a_thousand_checkpoints(app: App, tab: ModelsmithPage) -> None:
-    """How soon the view is painted after the click; printed, for a busy machine says little about a quiet one."""
+    """How soon the view is painted after the click. 200 ms is what is wanted, and 33 to 127 ms were seen on a machine
+    with other work; the bound leaves a busy one five times that."""
     source = app.models / f"{DEMO_A}.safetensors"
     names = [app.models / f"many-{number:04d}.safetensors" for number in range(CHECKPOINTS)]
     for name in names:
@@ -300,6 +301,7 @@ def test_first_paint_with_a_thousand_checkpoints(app: App, tab: ModelsmithPage) 
             })"""
         )
         print(f"first paint of Merge with {CHECKPOINTS} checkpoints: {milliseconds:.0f} ms")
+        assert milliseconds < 1000
         tab.choose("modelsmith_model_a", "many-0007")
         tab.page.locator("#modelsmith_model_a_badge .ms-badge").first.wait_for()
     finally:
