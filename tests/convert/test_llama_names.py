@@ -16,7 +16,7 @@ from modelsmith.identify import identify
 
 ARCHITECTURES = {
     "t5": "T5", "t5encoder": "T5ENCODER", "llama": "LLAMA", "qwen2": "QWEN2", "qwen2vl": "QWEN2VL", "qwen3": "QWEN3",
-    "gemma2": "GEMMA2", "gemma3": "GEMMA3",
+    "gemma2": "GEMMA2", "gemma3": "GEMMA3", "mistral3": "MISTRAL3",
 }  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def _values(*shape: int) -> np.ndarray:
     return values
 
 
-def test_llama_rows_are_turned_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["llama", "mistral3"])
+def test_llama_rows_are_turned_back(tmp_path: Path, architecture: str) -> None:
     heads, groups = 4, 2
     query, key, value = _values(64, 32), _values(32, 32), _values(32, 32)
 
@@ -75,7 +76,7 @@ def test_llama_rows_are_turned_back(tmp_path: Path) -> None:
 
     source = _written(
         tmp_path / "a.gguf",
-        "llama",
+        architecture,
         {
             "token_embd.weight": _values(10, 32),
             "rope_freqs.weight": np.ones(16, np.float32),

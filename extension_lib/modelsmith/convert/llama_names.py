@@ -1,13 +1,13 @@
 """Text encoders of GGUF files: from llama.cpp's names to those of transformers, which hosts look for.
 
 Names: ggml-org/llama.cpp, ``gguf-py/gguf/constants.py`` and ``tensor_mapping.py``. Two values differ as well: its
-converter adds one to the norms of Gemma, and turns the rows of Llama's queries and keys for its own rotary embedding.
+converter adds one to the norms of Gemma, and turns the rows of Llama's and Mistral 3's queries and keys for its own
+rotary embedding (``conversion/llama.py``, ``mistral3.py``: Mistral 3 is converted as Llama is).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _T5 = frozenset({"t5", "t5encoder"})
 _GEMMA = frozenset({"gemma2", "gemma3"})
-_DECODERS = frozenset({"llama", "qwen2", "qwen2vl", "qwen3", *_GEMMA})
+_TURNED = frozenset({"llama", "mistral3"})
+_DECODERS = frozenset({*_TURNED, "qwen2", "qwen2vl", "qwen3", *_GEMMA})
 
 _T5_ATTENTION = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_o": "o", "attn_rel_b": "relative_attention_bias"}
 _T5_FEED = {"ffn_gate": "wi_0", "ffn_up": "wi_1", "ffn_down": "wo"}
@@ -128,16 +129,16 @@ def rename(model: Model) -> None:
 def _changed(model: Model, node: Node, name: str, architecture: str) -> Node:
     if architecture in _GEMMA and name.endswith("norm.weight"):
         return Computed(node.dtype, node.shape, lambda: whole(node) - 1)
-    if architecture == "llama" and ".q_proj." in name:
-        return _turned_back(node, _heads(model.header.metadata, model, "head_count"))
-    if architecture == "llama" and ".k_proj." in name:
-        return _turned_back(node, _heads(model.header.metadata, model, "head_count_kv"))
+    if architecture in _TURNED and ".q_proj." in name:
+        return _turned_back(node, _heads(model, architecture, "head_count"))
+    if architecture in _TURNED and ".k_proj." in name:
+        return _turned_back(node, _heads(model, architecture, "head_count_kv"))
     return node
 
 
-def _heads(metadata: Mapping[str, str], model: Model, key: str) -> int:
-    for name in (f"llama.attention.{key}", "llama.attention.head_count"):
-        text = metadata.get(name, "")
+def _heads(model: Model, architecture: str, key: str) -> int:
+    for name in (f"{architecture}.attention.{key}", f"{architecture}.attention.head_count"):
+        text = model.header.metadata.get(name, "")
         if text.isdigit() and int(text) > 0:
             return int(text)
     raise BadFileError(model.path, "it does not say how many attention heads it has", "Use another copy of the model")
