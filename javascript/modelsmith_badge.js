@@ -3,7 +3,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tr, element, pageData, ask, onTend} = window.Modelsmith;
+    const {root, byId, tr, besideLabel, element, pageData, ask, onTend} = window.Modelsmith;
 
     let badgeFor = null;
 
@@ -30,6 +30,7 @@
             holder.append(badge);
         }
         badge.textContent = report.badge;
+        besideLabel(holder, badge);
         badge.title = badgeTooltip(report);
         const warned = report.error || (report.warnings || []).length || (report.prediction || {}).conflict;
         badge.classList.toggle("ms-warned", Boolean(warned));

@@ -27,16 +27,30 @@
         button.textContent = tr("Choose the other entry in the table");
     }
 
+    const BUTTONS = ".ms-entry button[data-act], .ms-queue button[data-act]";
+
     // Tables and entries come and go; one listener for all of them answers from the first moment on.
     function answer(event) {
         const target = event.target;
         if (!target || !target.closest) return;
-        const button = target.closest(".ms-entry button[data-act], .ms-queue button[data-act]");
+        const button = target.closest(BUTTONS);
         const row = target.closest(".ms-history tr[data-id]");
         if (button && event.type === "click") press(button);
         if (row && (event.type === "click" || event.key === "Enter")) choose(row.dataset.id);
     }
 
+    // The queue may be drawn anew while a button is held down: then the browser makes no click of it.
+    let held = null;
+
+    document.addEventListener("pointerdown", event => {
+        held = event.target.closest ? event.target.closest(BUTTONS) : null;
+    });
+    document.addEventListener("pointerup", event => {
+        const again = event.target.closest && event.target.closest(BUTTONS);
+        const same = held && again && again.dataset.act === held.dataset.act && again.dataset.id === held.dataset.id;
+        if (same && !held.isConnected) press(again);
+        held = null;
+    });
     document.addEventListener("click", answer);
     document.addEventListener("keydown", answer);
 

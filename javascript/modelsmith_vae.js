@@ -119,6 +119,7 @@
             holder.append(mark);
         }
         mark.textContent = markText();
+        window.Modelsmith.besideLabel(holder, mark);
         mark.title = state.sentences.join("\n");
         mark.setAttribute("aria-label", state.sentences.join(" "));
         mark.classList.toggle("ms-vae-warned", Boolean(state.refused.length) || state.fit === "does_not_fit");

@@ -93,15 +93,19 @@ def entry_html(entry: Entry, tr: Texts) -> str:
     ]
     acts = [
         action("edit", tr("Edit in Merge"), entry.id),
-        action("again", tr("Make again"), entry.id),
-        action("recipe", tr("Save as recipe"), entry.id) if entry.kind == "merge" else "",
-        action("file", tr("Save as file"), entry.id) if entry.kind == "recipe" else "",
+        *_remaking(entry, tr),
         action("compare", tr("Compare with the next one chosen"), entry.id),
         action("delete", tr("Delete from the history"), entry.id),
     ]
     text = json.dumps(recipe, indent=1, ensure_ascii=False)
     whole = tag("details", text_tag("summary", tr("The whole recipe")) + text_tag("pre", text), "ms-recipe")
     return tag("div", facts(rows) + tag("div", "".join(acts), "ms-acts") + whole, "ms-entry")
+
+
+def _remaking(entry: Entry, tr: Texts) -> list[str]:
+    if entry.kind == "recipe":
+        return [action("file", tr("Save as file"), entry.id)]
+    return [action("again", tr("Make again"), entry.id), action("recipe", tr("Save as recipe"), entry.id)]
 
 
 def compare_html(first: Entry, second: Entry, found: Sequence[tuple[str, Any, Any]], tr: Texts) -> str:
