@@ -58,6 +58,23 @@ def test_nvfp4_equals_comfy_kitchen(tmp_path: Path, shape: tuple[int, int], name
     _check(tmp_path, tensors, expected)
 
 
+def test_rows_that_only_fill_up_are_left_out(tmp_path: Path) -> None:
+    """A bias tells how many rows there are; one that does not fit the padding tells nothing."""
+    levels = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    packed = torch.randint(0, 256, (16, 16), dtype=torch.uint8)
+    scales = torch.full((128, 4), 0x38, dtype=torch.uint8).view(torch.float8_e4m3fn)  # ones
+    values = torch.stack((levels[packed.int() >> 4], levels[packed.int() & 15]), 2).reshape(16, 32)
+    for rows, kept in ((3, 3), (16, 16), (40, 16)):
+        tensors = {
+            f"{LAYER}.weight": packed, f"{LAYER}.weight_scale": scales, f"{LAYER}.weight_scale_2": torch.ones(()),
+            f"{LAYER}.bias": torch.zeros(rows),
+        }  # fmt: skip
+        source = saved(tmp_path / f"{rows}.safetensors", tensors)
+        converted(source, tmp_path / "b.safetensors", "fp32")
+        assert torch.equal(loaded(tmp_path / "b.safetensors")[f"{LAYER}.weight"], values[:kept])
+        (tmp_path / "b.safetensors").unlink()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mxfp8_equals_comfy_kitchen(tmp_path: Path, shape: tuple[int, int]) -> None:
     kitchen = _kitchen()

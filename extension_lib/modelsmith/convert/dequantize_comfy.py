@@ -175,7 +175,7 @@ class Nvfp4(_Blocks):
             kind = getattr(torch, "float8_e4m3fn")  # noqa: B009 - older type stubs do not know it
             return decode_fp8(unswizzled(scales, rows, columns // 16).view(kind)) * whole
 
-        super().__init__((rows, columns), 16, total)
+        super().__init__((_true_rows(source, layer, rows, 16), columns), 16, total)
         self._source, self._name = source, name
         self._pairs = pair_table(torch.tensor(_E2M1), upper_first=True)
 
@@ -202,7 +202,7 @@ class Mxfp8(_Blocks):
             found = torch.ldexp(torch.ones(codes.shape), codes.int() - 127)
             return torch.where(codes == 255, torch.nan, found)
 
-        super().__init__(inner.shape, 32, powers)
+        super().__init__((_true_rows(source, layer, rows, 32), inner.shape[1]), 32, powers)
         self._inner = inner
 
     def read(self, first: int, elements: int) -> torch.Tensor:
@@ -241,6 +241,13 @@ class ScaledMatrix:
         begin, end = first // self._columns, -(-(first + elements) // self._columns)
         rows = self._scale[torch.arange(begin, end) // tall].repeat_interleave(wide, 1).reshape(-1)
         return values.mul_(rows[first - begin * self._columns :][:elements])
+
+
+def _true_rows(source: TensorSource, layer: str, rows: int, step: int) -> int:
+    """The rows without those that fill up to a multiple of ``step``: the file tells their number by the bias alone."""
+    bias = source.header.tensors.get(layer + ".bias")
+    wanted = bias.shape[0] if bias is not None and len(bias.shape) == 1 else rows
+    return wanted if 0 < wanted < rows and -(-wanted // step) * step == rows else rows
 
 
 def _scale_bytes(source: TensorSource, name: str, rows: int, columns: int) -> torch.Tensor:
