@@ -52,4 +52,5 @@ def modelsmith_tab(
     found.page.locator("#modelsmith_views").wait_for(state="visible")
     yield found
     context.close()
-    assert [error for error in found.errors if not any(noise in error for noise in KNOWN_NOISE)] == []
+    ours = [error for error in found.errors if not any(noise in error for noise in KNOWN_NOISE)]
+    assert not ours, "\n".join(ours)
