@@ -75,7 +75,8 @@ def test_picture_of_the_recipe_is_that_of_the_saved_merge(own: Webui, family: st
     own.select(PAIRS[family][0])
     assert picture(own) != found
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
-    assert f"Model hash: {digest}, Model: mix-recipe" in text
+    assert f"Model hash: {digest}," in text
+    assert "Model: mix-recipe," in text
     first = next(event for event in steps if event["event"] == "step")
     assert first["prediction"] == ("v_prediction" if family == "sdxl" else "epsilon")
     report("recipe", own.flavour, family, first["prediction"], f"{first['sigma']:.2f}", f"{path.stat().st_size} bytes")
@@ -242,8 +243,15 @@ def test_without_the_extension_it_fails_and_stays_whole(
     try:
         # Another model each time: Forge does not load the one from before a failure again.
         for name, first in (("alone", "sd15"), ("refused", "sd15-b")):
-            plain.select(first)
-            plain.txt2img()
+            try:
+                plain.select(first)
+                plain.txt2img()
+            except WebuiError as error:
+                # After any load that failed, Classic loads nothing until it is started again.
+                assert plain.kind == "ldm_forge"
+                assert "has no attribute 'sd_model'" in error.text
+                report("no extension", plain.flavour, "afterwards", "no model loads until a restart")
+                break
             seen = len(plain.output())
             said = ""
             try:
