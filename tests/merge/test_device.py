@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from merge.reference import compare
 from modelsmith.errors import UsageError
 from modelsmith.merge import engine as engine_module
-from modelsmith.merge.device import choose_device
+from modelsmith.merge.device import DeviceWork, choose_device, pinned_buffer
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.methods import get_method
 from modelsmith.merge.plan import plan_merge
@@ -35,6 +35,50 @@ def test_a_merge_through_a_device(abc: Models, tmp_path: Path, monkeypatch: pyte
         return
     worst, _ = compare(through, models, lambda _, t: t[0] + (t[1] - (t[2] if len(t) == 3 else t[0])) * 0.3)
     assert worst <= 0.502
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "slerp"])
+def test_a_device_without_memory_leaves_the_work_to_the_cpu(
+    abc: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    direct, through = tmp_path / "direct.safetensors", tmp_path / "through.safetensors"
+    run_merge(plan_merge(MergeRequest(abc[:2], method, direct, {"alpha": 0.25})))
+
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine_module, "choose_device", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(DeviceWork, "_up", full)
+    options = EngineOptions(2, 12288, device="cuda")
+    run_merge(plan_merge(MergeRequest(abc[:2], method, through, {"alpha": 0.25})), options=options)
+    one, other = load_file(str(direct)), load_file(str(through))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert 1 <= sum("merged on the CPU" in record.message for record in caplog.records) <= 2
+
+
+def test_the_hosts_coarse_products_are_not_inherited_and_come_back() -> None:
+    seen: list[str] = []
+
+    def method(a: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return a
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        DeviceWork(torch.device("cpu"), method).whole([torch.ones(2)], torch.float32, {})
+        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_memory_that_cannot_be_locked_is_taken_unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "empty", refused)
+    view = pinned_buffer(8192, torch.device("cuda"))
+    assert len(view) == 8192 and not view.readonly
 
 
 def test_devices_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

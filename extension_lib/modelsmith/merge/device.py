@@ -7,6 +7,8 @@ without more machinery than the engine's threads. The same code runs on the CPU 
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,6 +20,8 @@ from modelsmith.errors import UsageError
 from modelsmith.files.dtypes import bytes_of
 from modelsmith.files.output import aligned_buffer
 from modelsmith.merge.methods import MethodSpec
+
+_LOG = logging.getLogger(__name__)
 
 
 def choose_device(wanted: str, method: MethodSpec) -> torch.device | None:
@@ -44,7 +48,38 @@ def pinned_buffer(size: int, device: torch.device | None) -> memoryview:
     """Memory to read into: page-locked where a GPU takes its operands from it."""
     if device is None or device.type != "cuda":
         return aligned_buffer(size)
-    return bytes_of(torch.empty(size, dtype=torch.uint8, pin_memory=True))
+    try:
+        return bytes_of(torch.empty(size, dtype=torch.uint8, pin_memory=True))
+    except RuntimeError:  # the system limits how much may be locked; copies from plain memory are slower, not wrong
+        return aligned_buffer(size)
+
+
+class _FullPrecision:
+    """While entered, by however many threads, products of fp32 matrices are computed in fp32.
+
+    Webuis allow TF32 (10 bits of significand) for generating, which whole-tensor methods must not inherit.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._inside = 0
+        self._before = "highest"
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._inside:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            self._inside -= 1
+            if not self._inside:
+                torch.set_float32_matmul_precision(self._before)
+
+
+_FULL_PRECISION = _FullPrecision()
 
 
 class DeviceWork:
@@ -54,6 +89,7 @@ class DeviceWork:
         self.device = device
         self._function = function
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._told = False
         self._staging: dict[torch.dtype, Tensor] = {}
 
     def elements(
@@ -64,23 +100,48 @@ class DeviceWork:
         store: Callable[[Tensor, Tensor], None],
         parameters: Mapping[str, float],
     ) -> None:
-        """Write ``function(operands)`` into ``output``, computed in ``kind`` and rounded by ``store`` up there."""
-        with self._on_stream():
-            value = self._function(*(self._up(operand, kind) for operand in operands), **parameters)
-            result = torch.empty(value.shape, dtype=output.dtype, device=self.device)
-            store(value, result)
-            staging = self._staged(output)
-            staging.copy_(result, non_blocking=True)
-        self._wait()
-        output.copy_(staging)
+        """Write ``function(operands)`` into ``output``, computed in ``kind`` and rounded by ``store`` up there.
+
+        The operands may be overwritten once this returns: the stream is waited for. Where the device has no memory
+        left, this piece is computed on the CPU.
+        """
+        try:
+            with _FULL_PRECISION, self._on_stream():
+                value = self._function(*(self._up(operand, kind) for operand in operands), **parameters)
+                result = torch.empty(value.shape, dtype=output.dtype, device=self.device)
+                store(value, result)
+                staging = self._staged(output)
+                staging.copy_(result, non_blocking=True)
+            self._wait()
+            output.copy_(staging)
+            return
+        except torch.cuda.OutOfMemoryError:
+            pass  # the error holds what was begun on the device as long as it is being handled
+        self._out_of_memory()
+        store(self._function(*(operand.to(kind) for operand in operands), **parameters), output)
 
     def whole(self, operands: Sequence[Tensor], kind: torch.dtype, parameters: Mapping[str, float]) -> Tensor:
-        """``function(operands)`` in ``kind``, back on the CPU."""
-        with self._on_stream():
-            value: Tensor = self._function(*(self._up(operand, kind) for operand in operands), **parameters)
-            result = value.to("cpu")
+        """``function(operands)`` in ``kind``, back on the CPU; computed there where the device has no memory left."""
+        try:
+            with _FULL_PRECISION, self._on_stream():
+                value: Tensor = self._function(*(self._up(operand, kind) for operand in operands), **parameters)
+                result = value.to("cpu")
+            self._wait()
+            return result
+        except torch.cuda.OutOfMemoryError:
+            pass
+        self._out_of_memory()
+        alone: Tensor = self._function(*(operand.to(kind) for operand in operands), **parameters)
+        return alone
+
+    def _out_of_memory(self) -> None:
+        """Finish what was begun (copies may still read the operands), give memory back, and say so once."""
         self._wait()
-        return result
+        if self._stream is not None:
+            torch.cuda.empty_cache()
+        if not self._told:
+            self._told = True
+            _LOG.warning("%s has too little free memory for some tensors; they are merged on the CPU", self.device)
 
     def _up(self, operand: Tensor, kind: torch.dtype) -> Tensor:
         """Copied in its own, narrower type and widened there."""
