@@ -36,8 +36,17 @@ SOURCES = {
         "hosts/forge_edm.py",
         "hosts/forge_probe.py",
     ),
+    "ldm_forge": (
+        *SHARED,
+        "hosts/ldm_forge.py",
+        "hosts/ldm_forge_config.py",
+        "hosts/ldm_forge_vae.py",
+        "hosts/a1111_vae.py",
+        "hosts/forge_rescale.py",
+        "hosts/forge_probe.py",
+    ),
 }
-PACKAGES = ("modules", "modules_forge", "backend")
+PACKAGES = ("modules", "modules_forge", "backend", "ldm_patched")
 # Wrapped by name, or put by the stand-ins where the webui itself looks for them.
 NAMED = {
     "a1111": (
@@ -62,6 +71,27 @@ NAMED = {
         "backend.modules.k_prediction.AbstractPrediction.calculate_input",
         "backend.modules.k_prediction.AbstractPrediction.calculate_denoised",
         "backend.modules.k_prediction.AbstractPrediction.noise_scaling",
+    ),
+    "ldm_forge": (
+        "modules.processing.rescale_zero_terminal_snr_sigmas",
+        "modules.sd_models.apply_alpha_schedule_override",
+        "modules.sd_models.model_data.loaded_sd_models",
+        "modules.sd_models.model_data.sd_model",
+        "modules.sd_models_config.config_default",
+        "modules.sd_models_config.config_sd2",
+        "modules.sd_models_config.config_sd2v",
+        "modules.sd_models_config.config_sdxl",
+        "modules.sd_text_encoder.list_text_encoders",
+        "modules.sd_text_encoder.text_encoder_options",
+        "modules.sd_text_encoder.TextEncoderInfo",
+        "modules.shared.opts.sd_noise_schedule",
+        "modules.patches.originals",
+        "modules_forge.forge_loader.find_checkpoint_config",
+        "ldm_patched.modules.model_sampling.EPS",
+        "ldm_patched.modules.model_sampling.V_PREDICTION",
+        "ldm_patched.modules.model_sampling.EDM",
+        "ldm_patched.modules.model_sampling.ModelSamplingDiscrete.set_sigmas",
+        "ldm_patched.modules.model_sampling.StableCascadeSampling",
     ),
 }
 # What is asked of the loaded model; the source reaches it through variables.
@@ -91,6 +121,20 @@ LOADED = {
         "loaded.forge_objects.unet.model.predictor.log_sigmas",
         "loaded.forge_objects.unet.model.predictor.alphas_cumprod",
         "loaded.forge_objects.unet.model.predictor.set_sigmas",
+    ),
+    "ldm_forge": (
+        "loaded.alphas_cumprod",
+        "loaded.sd_checkpoint_info.filename",
+        "loaded.ztsnr",
+        "loaded.get_learned_conditioning",
+        "loaded.forge_objects.unet.clone",
+        "loaded.forge_objects.unet.set_model_sampler_post_cfg_function",
+        "loaded.forge_objects.unet.model.get_dtype",
+        "loaded.forge_objects.unet.model.manual_cast_dtype",
+        "loaded.forge_objects.unet.model.model_config.sampling_settings",
+        "loaded.forge_objects.unet.model.model_sampling.set_sigmas",
+        "loaded.forge_objects.unet.model.model_sampling.sigmas",
+        "loaded.forge_objects.unet.model.model_sampling.log_sigmas",
     ),
 }
 

@@ -18,6 +18,7 @@ import host_names  # noqa: E402
 from webui.test_a1111 import Webui as A1111  # noqa: E402
 from webui.test_forge import Prediction, make_model  # noqa: E402
 from webui.test_forge_vae import Forge  # noqa: E402
+from webui.test_ldm_forge import Engine, World, make_sampling  # noqa: E402
 
 # Only where the webui has it: the adapter asks first, or catches what comes of it.
 OPTIONAL = {
@@ -84,3 +85,21 @@ def test_the_stand_in_for_forge_has_its_names(tmp_path: Path) -> None:
     forge = Forge(tmp_path)
     assert known["modules_forge.main_entry.module_list"] == "value"
     assert isinstance(forge.main_entry.module_list, dict)
+
+
+def test_the_stand_in_for_reforge_has_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, known = World(monkeypatch), host_names.kept()["ldm_forge"]
+    world.host.uninstall()
+    for name in ("sd_models", "processing"):
+        _agree(_stand_in_names(world.modules[name], f"modules.{name}"), known)
+    _agree(_stand_in_names(world.loader, "modules_forge.forge_loader"), known)
+    sampling = make_sampling()
+    model = Engine(tmp_path / "x.safetensors", sampling)
+    for name in ("alphas_cumprod", "ztsnr", "sd_checkpoint_info.filename"):
+        assert known[f"loaded.{name}"] == "value"
+    prefix = "loaded.forge_objects.unet.model.model_sampling"
+    assert known[f"{prefix}.sigmas"] == known[f"{prefix}.log_sigmas"] == "value"
+    wanted = _parameters(str(known[f"{prefix}.set_sigmas"]))
+    assert list(inspect.signature(model.sampling.set_sigmas).parameters) == wanted
+    for base in ("EPS", "V_PREDICTION", "EDM", "StableCascadeSampling"):
+        assert known[f"ldm_patched.modules.model_sampling.{base}"] == "class"
