@@ -17,7 +17,7 @@ from modelsmith.files.header import read_header
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import common_folder, free_bytes
 from modelsmith_webui.tab.convert_form import ConvertForm
-from modelsmith_webui.tab.convert_words import DROPPED, FAULTS
+from modelsmith_webui.tab.convert_words import DROPPED, FAULTS, LEFT, REMEDIES
 from modelsmith_webui.tab.html import esc, facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.tables import cell, row, table
 from modelsmith_webui.tab.texts import Texts
@@ -103,7 +103,8 @@ def findings_html(findings: Sequence[Finding], tr: Texts, *, done: bool) -> str:
     rows: list[str] = []
     for found in findings:
         fault = text_tag("strong", tr(FAULTS.get(found.id, found.id))) + text_tag("div", found.what, "ms-small")
-        remedy = found.remedy or tr("left to you")
+        remedy = tr(found.remedy) if found.remedy in REMEDIES else found.remedy
+        remedy = remedy or tr(LEFT.get(found.id, LEFT[""]))
         mark = "ms-grade-proof" if found.apply is not None and done else "ms-grade-strong" if found.apply else ""
         rows.append(row(tag("td", fault), cell(found.evidence, "ms-small"), tag("td", text_tag("span", remedy, mark))))
     return table(tr, ("Fault", "Evidence", "What is done"), rows, "ms-findings")

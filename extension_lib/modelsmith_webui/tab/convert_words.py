@@ -101,6 +101,16 @@ FAULTS: Mapping[str, str] = {
     "missing": "A part is missing",
 }
 
+LEFT: Mapping[str, str] = {
+    "": "left to you",
+    "prediction-conflict": "left to you: say above what you know of its prediction type",
+    "missing": "left to you: choose above where to take it from",
+}
+"""What a person can do about a fault that is not mended by itself."""
+
+REMEDIES = ("added", "removed", "renamed")
+"""What is done about a fault, where that is one word (modelsmith.convert.repair)."""
+
 VAE_ACTIONS: Mapping[str, str] = {
     "measure": "Measure",
     "fix": "Cure for fp16",
@@ -182,12 +192,12 @@ SAME = frozenset({*FAMILIES.values(), *PART_PRECISIONS.values(), "CLIP-L", "CLIP
 def every_word() -> Iterator[str]:
     """All of them, for the test that the translation is complete."""
     tables = (ACTIONS, ABOUT, START, PART_PRECISIONS, EMA_CHOICES, TOLD, PART_ACTIONS, PART_CHOICES, LAYOUTS, DROPPED,
-              VERDICTS, FAULTS, VAE_ACTIONS, VAE_ABOUT, FAMILIES, HEALTH, NAMINGS, FITS,
+              VERDICTS, FAULTS, LEFT, VAE_ACTIONS, VAE_ABOUT, FAMILIES, HEALTH, NAMINGS, FITS,
               STAGES)  # fmt: skip
     for table in tables:
         yield from table.values()
     yield from VAE_PRECISIONS
-    yield from (*HEALTH_REASONS, *CLUE_WORDS)
+    yield from (*HEALTH_REASONS, *CLUE_WORDS, *REMEDIES)
     yield from INPUT_WORDS
     yield from INPUT_FORMS
     yield from HEADERS
