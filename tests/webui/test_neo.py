@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,13 +26,25 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     data = SimpleNamespace(sd_model=None, forge_hash="", forge_loading_parameters={})
     vars(sd_models).update(model_data=data, checkpoints_list={})
     vars(paths).update(models_path=str(tmp_path / "models"), data_path=str(tmp_path))
+    patches = ModuleType("modules.patches")
+    originals: dict[str, Any] = {}
+
+    def patch(key: str, module: Any, name: str, replacement: Any) -> None:
+        originals[key] = getattr(module, name)
+        setattr(module, name, replacement)
+
+    def undo(key: str, module: Any, name: str) -> None:
+        setattr(module, name, originals.pop(key))
+
+    vars(patches).update(patch=patch, undo=undo)
+    vars(sd_models)["list_models"] = lambda: None
     package = ModuleType("modules")
-    for module in (package, shared, sd_models, paths):
+    for module in (package, shared, sd_models, paths, patches):
         setattr(package, module.__name__.rpartition(".")[2], module)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     found: Any = neo.NeoHost()
     found.resolver = Resolver(lambda: True)
-    found.arguments, found.data, found.opts = arguments, data, shared.opts
+    found.arguments, found.data, found.opts, found.sd_models = arguments, data, shared.opts, sd_models
     yield found
     found.uninstall()
 
@@ -108,3 +121,28 @@ def test_warnings_reach_its_quiet_console(host: Any, monkeypatch: pytest.MonkeyP
         assert not any(logger.isEnabledFor(logging.WARNING) for logger in ours), "as it was"
     finally:
         root.setLevel(before)
+
+
+def test_no_half_listed_checkpoints_are_seen(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neo empties its list and fills it again whenever a page is opened, while other threads ask for it."""
+    monkeypatch.setattr(host.vae, "install", lambda: None)
+    begun, go_on = threading.Event(), threading.Event()
+    info = SimpleNamespace(title="a", filename="a.safetensors", sha256=None)
+
+    def list_models() -> None:
+        host.sd_models.checkpoints_list.clear()
+        begun.set()
+        go_on.wait(10)
+        host.sd_models.checkpoints_list["a"] = info
+
+    host.sd_models.list_models = list_models
+    host.install()
+    host.install()
+    listing = threading.Thread(target=lambda: host.sd_models.list_models())
+    listing.start()
+    begun.wait(10)
+    threading.Timer(0.1, go_on.set).start()
+    assert [file.name for file in host.checkpoints()] == ["a"]
+    listing.join()
+    host.uninstall()
+    assert host.sd_models.list_models is list_models

@@ -8,21 +8,26 @@ refiner may swap weights inside the model object without a word to extensions.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modelsmith.identify import Report
-from modelsmith_webui.host import LoadedStatus
+from modelsmith_webui.host import LoadedStatus, ModelFile
 from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.forge import ForgeHost
+
+if TYPE_CHECKING:
+    from modelsmith.identify import Report
 
 logger = logging.getLogger(__name__)
 
 # Neo lets only errors through to its console.
 OUR_LOGGERS = ("modelsmith", "modelsmith_webui")
 FLOW_PREDICTOR = "PredictionDiscreteFlow"
+_installs = itertools.count()
 # Families that Forge has an engine module for and that are known by an own architecture.
 ENGINES = {"sd2": "backend.diffusion_engine.sd20", "sd3": "backend.diffusion_engine.sd35"}
 
@@ -52,11 +57,16 @@ class NeoHost(ForgeHost):
     def __init__(self, name: str = "Neo") -> None:
         super().__init__(name)
         self._raised: list[logging.Logger] = []
+        # Held while Neo lists its checkpoints anew, which it does for every page that is opened: from an empty list.
+        self._listing = threading.RLock()
+        self._listing_key: str | None = None
+        self._list_models: Any = None
 
     # taking hold
 
     def install(self) -> None:
         super().install()
+        self._watch_listing()
         for name in OUR_LOGGERS:
             found = logging.getLogger(name)
             if found.level == logging.NOTSET and found.getEffectiveLevel() > logging.WARNING:
@@ -66,9 +76,35 @@ class NeoHost(ForgeHost):
     def uninstall(self) -> None:
         while self._raised:
             self._raised.pop().setLevel(logging.NOTSET)
+        self._leave_listing()
         super().uninstall()
 
+    def _watch_listing(self) -> None:
+        from modules import patches, sd_models
+
+        if self._listing_key is not None:
+            return
+        original = sd_models.list_models
+
+        def list_models(*args: Any, **kwargs: Any) -> Any:
+            with self._listing:
+                return original(*args, **kwargs)
+
+        self._listing_key, self._list_models = f"modelsmith-listing-{next(_installs)}", list_models
+        patches.patch(self._listing_key, sd_models, "list_models", list_models)
+
+    def _leave_listing(self) -> None:
+        from modules import patches, sd_models
+
+        key, self._listing_key = self._listing_key, None
+        if key is not None and sd_models.list_models is self._list_models:
+            patches.undo(key, sd_models, "list_models")
+
     # files
+
+    def checkpoints(self) -> list[ModelFile]:
+        with self._listing:
+            return super().checkpoints()
 
     def _lora_folders(self) -> list[Path]:
         return self._folders(*_arguments("lora_dirs"), self._models_folder() / "Lora")
