@@ -57,7 +57,10 @@ WORKER = (
 from modelsmith.merge.engine import merge_into, run_merge
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.request import EngineOptions, MergeRequest
+from modelsmith.merge.methods import get_method
 from modelsmith.merge.sinks import NullSink
+import modelsmith.identify.identifier, modelsmith.lora.stack  # what a merge imports when it first needs it
+get_method(task["method"]).function()
 wall, before = time.monotonic(), cpu()
 models = tuple(Path(path) for path in task["models"])
 known = {path: f"{number:064x}" for number, path in enumerate(models, 1)} if task["hashes_known"] else {}
