@@ -16,27 +16,14 @@ from modelsmith.sampling_advice import Advice
 from modelsmith_webui.api_jobs import add_job_routes
 from modelsmith_webui.api_probe import add_probe_route
 from modelsmith_webui.api_vae import add_vae_routes
-from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.host import Host, find_file
 from modelsmith_webui.library import library_of
 from modelsmith_webui.page_token import PAGE_TOKEN
 
 PREFIX = "/modelsmith/v1"
 TOKEN_HEADER = "x-modelsmith-token"
 
-__all__ = ["PAGE_TOKEN", "PREFIX", "TOKEN_HEADER", "add_routes", "find_file"]
-
-
-def find_file(files: list[ModelFile], name: str) -> ModelFile:
-    """The file with this name, title, file name or stem. Raises UnknownNameError with the nearest one."""
-    wanted = name.strip()
-    for file in files:
-        if wanted in (file.name, file.path.name):
-            return file
-    for file in files:
-        # A title carries a short hash that comes and goes: "model.safetensors [0123456789]".
-        if wanted == file.path.stem or wanted.rsplit(" [", 1)[0] == file.name.rsplit(" [", 1)[0]:
-            return file
-    raise UnknownNameError("model file", name, [file.name for file in files])
+__all__ = ["PAGE_TOKEN", "PREFIX", "TOKEN_HEADER", "add_routes"]
 
 
 def _credentials() -> dict[str, str]:

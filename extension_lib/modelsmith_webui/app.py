@@ -39,9 +39,9 @@ def register(script_callbacks: Any, scripts: Any) -> type:
         add_routes_when_asked(app, lambda: _add_routes(app, host))
 
     def tab() -> list[tuple[Any, str, str]]:
-        from modelsmith_webui.tab import build_tab
+        from modelsmith_webui.tab.ui import build_part
 
-        return [(build_tab(host), "Modelsmith", "modelsmith")]
+        return [(build_part(host), "Modelsmith", "modelsmith")]
 
     on("app_started", app_started)
     on("ui_tabs", tab)
@@ -68,6 +68,6 @@ def _script(host: Any, script_callbacks: Any, scripts: Any) -> type:
         xyz_merge.add_axes(scripts.scripts_data, host)
 
     on("before_ui", before_ui)
-    on("infotext_pasted", lambda _text, params: generation.pasted(params))
+    on("infotext_pasted", lambda text, params: generation.pasted(params, text))
     on("cfg_denoiser", a1111_rescale.note_input)
     return script_class(generation, scripts)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelsmith.decision import Override
-from modelsmith.sampling_advice import TEXTS, Advice, Sampling
 from modelsmith_webui.generation import AUTOMATIC, RESCALES, Generation, choice_of, resolve_scheduler
 from modelsmith_webui.xyz import PREDICTIONS, SWITCHES
+
+if TYPE_CHECKING:
+    from modelsmith.sampling_advice import Advice
+    from modelsmith_webui.tab.texts import Texts
 
 TAKES_OUT = "modelsmith"
 # The webui's own controls that the advice reads, by the end of their elem_id.
@@ -93,20 +97,31 @@ class AdviceLine:
     """The line and the button of one tab; wired when the webui has built the controls that it watches."""
 
     def __init__(self, generation: Generation, is_img2img: bool) -> None:
-        # The tab's package needs gradio, which is there once a UI is built.
-        from modelsmith_webui.tab.texts import Texts
-
         self._generation = generation
         self._tab = "img2img" if is_img2img else "txt2img"
+        self._missing = {f"{self._tab}_{name}": name for name in WATCHED}
         self._watched: dict[str, Any] = {}
+        self._wired = False
         self._own: list[Any] = []
         # The checkpoint that the choices in the controls were made for.
         self._choices_for: Path | None = None
-        self._tr = Texts(generation.host.language)
+
+    @cached_property
+    def _tr(self) -> Texts:
+        from modelsmith_webui.tab.texts import Texts
+
+        return Texts(self._generation.host.language)
 
     def build(self, controls: list[Any]) -> None:
+        """Add the line and the button below ``controls``.
+
+        The webui's API has the script's UI built again, twice for each tab, to read default values from it: once the
+        line is wired, what is built is thrown away.
+        """
         import gradio as gr
 
+        if self._wired:
+            return
         prefix = f"modelsmith_{self._tab}"
         with gr.Row():
             line = gr.HTML("", elem_id=f"{prefix}_advice")
@@ -118,26 +133,32 @@ class AdviceLine:
         self._wire()
 
     def seen(self, component: Any, elem_id: str | None) -> None:
-        """The webui has built a component."""
-        known = dict(zip((f"{self._tab}_{name}" for name in WATCHED), WATCHED, strict=True))
-        if elem_id in known and known[elem_id] not in self._watched:
-            self._watched[known[elem_id]] = component
+        """The webui has built a component; it builds hundreds."""
+        name = self._missing.pop(elem_id, None) if elem_id and self._missing else None
+        if name is not None:
+            self._watched[name] = component
             self._wire()
 
     def _wire(self) -> None:
-        if len(self._watched) < len(WATCHED) or not self._own:
+        if self._missing or not self._own:
             return
+        from modelsmith_webui.tab.compat import plain
+
+        self._wired = True
+        show = plain(self.show)
         *controls, line, button, chosen = self._own
         inputs = [chosen, *(self._watched[name] for name in WATCHED), *controls]
         for control in inputs[1:]:
             if control is not self._watched["steps"]:
-                control.change(self.show, inputs, [line], queue=False, show_progress=False)
+                control.change(show, inputs, [line], queue=False, show_progress=False)
         fitting = [self._watched["scheduler"], self._watched["cfg_scale"], line]
-        button.click(self.fit, inputs, fitting, queue=False, show_progress=False)
-        chosen.change(self.checkpoint_chosen, inputs, [*controls, line], queue=False, show_progress=False)
+        button.click(plain(self.fit), inputs, fitting, queue=False, show_progress=False)
+        chosen.change(plain(self.checkpoint_chosen), inputs, [*controls, line], queue=False, show_progress=False)
 
     def advice(self, values: tuple[Any, ...], path: Path | None) -> Advice | None:
         """The advice for the values of the watched controls and our own, for a picture of a checkpoint."""
+        from modelsmith.sampling_advice import Sampling
+
         sampler, scheduler, steps, cfg, strength, *own = values
         image = choice_of(dict(zip(("prediction", "ztsnr", "cfg_rescale"), own, strict=True)))
         if path is None or self._generation.resolver is None:
@@ -154,6 +175,8 @@ class AdviceLine:
         return self._generation.advice(path, sampling, image)
 
     def _html(self, found: Advice | None) -> str:
+        from modelsmith.sampling_advice import TEXTS
+
         if found is None:
             return ""
         text = " ".join(self._tr(TEXTS[key], **values) for key, values in found.messages)

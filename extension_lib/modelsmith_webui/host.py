@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from modelsmith.decision import Decision, Override
+from modelsmith.errors import UnknownNameError
 
 Capability = Literal["prediction", "config", "user_metadata", "loaded_model", "webui"]
 
@@ -24,6 +25,19 @@ class ModelFile:
     path: Path
     kind: Literal["checkpoint", "vae", "lora", "text_encoder", "other"]
     sha256: str | None = None
+
+
+def find_file(files: list[ModelFile], name: str) -> ModelFile:
+    """The file with this name, title, file name or stem. Raises UnknownNameError with the nearest one."""
+    wanted = name.strip()
+    for file in files:
+        if wanted in (file.name, file.path.name):
+            return file
+    for file in files:
+        # A title carries a short hash that comes and goes: "model.safetensors [0123456789]".
+        if wanted == file.path.stem or wanted.rsplit(" [", 1)[0] == file.name.rsplit(" [", 1)[0]:
+            return file
+    raise UnknownNameError("model file", name, [file.name for file in files])
 
 
 @dataclass(frozen=True)

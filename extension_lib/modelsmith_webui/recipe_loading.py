@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.files.header import read_header
-from modelsmith.identify.recipe_file import is_recipe_checkpoint
 from modelsmith_webui import settings
 from modelsmith_webui.host import Host
 
@@ -39,6 +37,9 @@ _recipes: dict[Path, tuple[tuple[int, int], bool]] = {}
 
 def is_recipe(path: str | Path) -> bool:
     """Whether a file is a recipe checkpoint; quick for large files, and for those that were asked about before."""
+    from modelsmith.files.header import read_header
+    from modelsmith.identify.recipe_file import is_recipe_checkpoint
+
     path = Path(path)
     try:
         found = path.stat()

@@ -111,7 +111,7 @@ def _confirm(host: Host, field: str) -> Callable[[Any, Any], None]:
 
 def base_request(host: Host, p: Any, wanted: Mapping[str, Any]) -> Any:
     """The merge that a job's axes vary. Raises UsageError where there is none, and what its models raise."""
-    from modelsmith_webui.api import find_file
+    from modelsmith_webui.host import find_file
     from modelsmith_webui.merging import open_recipe, request_again, shown_request
 
     name = wanted.get("recipe") or _checkpoint_of(p)

@@ -11,7 +11,7 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 from modelsmith.demo import write_demos
 from modelsmith_webui.hosts.standalone import StandaloneHost
-from modelsmith_webui.tab import build_tab
+from modelsmith_webui.tab.ui import build_tab
 
 
 @pytest.fixture(scope="session")

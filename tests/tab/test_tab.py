@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.context import Context
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -27,12 +29,13 @@ from modelsmith_webui.library import library_of
 from modelsmith_webui.merging import open_recipe, request_again
 from modelsmith_webui.tab import speed
 from modelsmith_webui.tab.block_editor import Layer, editor_data
-from modelsmith_webui.tab.compat import file_path, js_keyword
+from modelsmith_webui.tab.compat import file_path, js_keyword, part_of_a_page
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
 from modelsmith_webui.tab.merge_form import MergeForm, all_parameters, block_parameters, field_names
 from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.ui import build_part, build_tab
 
 CONTAINERS = {"column", "row", "form", "group", "box"}
 DEMO_A, DEMO_B = "modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors"
@@ -76,11 +79,33 @@ def test_generated_controls_stay_out_of_the_saved_settings(tab: Any) -> None:
 
 
 def test_the_js_keyword_is_the_one_of_this_gradio() -> None:
-    with gr.Blocks():
-        button = gr.Button("x")
-        assert js_keyword(button.click) == ("_js" if gr.__version__.startswith("3.") else "js")
-    # Forge wraps the events of gradio 4 and hides their parameters.
-    assert js_keyword(lambda *args, **kwargs: None) == "js"
+    assert js_keyword() == ("_js" if gr.__version__.startswith("3.") else "js")
+
+
+def test_the_webuis_page_gets_the_same_tab_without_a_server_of_its_own(
+    host: StandaloneHost, tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers: list[Any] = []
+    make = gr.routes.App.create_app
+    monkeypatch.setattr(gr.routes.App, "create_app", lambda blocks: servers.append(blocks) or make(blocks))
+    build_tab(host)
+    made = len(servers)
+    part = build_part(host)
+    # gradio 4 makes one more when a page begins.
+    assert len(servers) == 2 * made - 1
+    assert Context.root_block is None
+    with gr.Blocks() as page:
+        part.render()
+    found, alone = page.get_config_file(), tab.get_config_file()
+    ids = [[one["props"].get("elem_id") for one in config["components"]] for config in (found, alone)]
+    assert ids[0] == ids[1]
+    assert len(found["dependencies"]) == len(alone["dependencies"])
+
+
+def test_a_part_that_fails_leaves_no_page_open() -> None:
+    with pytest.raises(ZeroDivisionError), part_of_a_page(gr.Blocks()):
+        raise ZeroDivisionError
+    assert Context.root_block is None
 
 
 def test_a_dropped_file_is_a_path_or_an_object_with_a_name() -> None:
@@ -427,6 +452,20 @@ def test_a_queued_merge_is_done_in_its_turn(host: StandaloneHost) -> None:
         time.sleep(0.05)
     assert [job.state for job in queue_of(host).jobs()] == ["done"]
     assert (host.models / "queued.safetensors").is_file()
+
+
+def test_one_name_waits_once_in_the_queue(host: StandaloneHost) -> None:
+    view, gate = merge_view(host), threading.Event()
+    queue_of(host).start("other", lambda _control: {"waited": gate.wait(60)})
+    try:
+        assert "twice.safetensors is in the queue" in view.enqueue("", *values(name="twice"))
+        assert "in the queue already" in view.enqueue("", *values(name="twice"))
+    finally:
+        gate.set()
+    end = time.monotonic() + 60
+    while not all(job.over for job in queue_of(host).jobs()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [job.title for job in queue_of(host).jobs()] == ["", "twice.safetensors"]
 
 
 def test_the_library_lists_every_file_and_opens_a_row(host: StandaloneHost, tmp_path: Path) -> None:

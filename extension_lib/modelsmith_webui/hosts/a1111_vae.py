@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.vae.choice import Refusal
 from modelsmith_webui import settings
 from modelsmith_webui.hosts.vae_choice import Answer, Source, VaeKeeper
 
 if TYPE_CHECKING:
+    from modelsmith.vae.choice import Refusal
     from modelsmith_webui.hosts.webui import WebuiHost
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelsmith.decision import Decision, Override, decide
-from modelsmith.identify import Report, identify
 from modelsmith_webui.overrides import metadata_path, read_override
+
+if TYPE_CHECKING:
+    from modelsmith.identify import Report
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class Resolver:
 
     def report(self, path: Path) -> Report:
         """The report of a file, read again only when the file or the yaml beside it changed."""
+        from modelsmith.identify import identify
+
         stamp = (_stamp(path), _stamp(path.with_suffix(".yaml")))
         with self._lock:
             known = self._reports.get(path)

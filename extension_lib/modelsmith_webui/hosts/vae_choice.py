@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelsmith.errors import BadFileError, UnknownNameError
-from modelsmith.vae.choice import Judge, Pick, Refusal, automatic
-from modelsmith.vae.families import Fit
-from modelsmith.vae.memory import VaeMemory
 from modelsmith_webui import settings
 from modelsmith_webui.xyz import AUTOMATIC_VAE, BAKED_VAE
 
 if TYPE_CHECKING:
+    from modelsmith.vae.choice import Judge, Pick, Refusal
+    from modelsmith.vae.families import Fit
     from modelsmith_webui.hosts.webui import WebuiHost
 
 logger = logging.getLogger(__name__)
@@ -86,6 +85,9 @@ class VaeKeeper:
 
     @property
     def judge(self) -> Judge:
+        from modelsmith.vae.choice import Judge
+        from modelsmith.vae.memory import VaeMemory
+
         with self._lock:
             if self._judge is None:
                 memory = VaeMemory(self.host.data_folder() / MEMORY_FILE)
@@ -112,6 +114,8 @@ class VaeKeeper:
 
     def automatic(self, checkpoint: Path, refused: tuple[Refusal, ...] = ()) -> Answer:
         """The automatic choice for a checkpoint."""
+        from modelsmith.vae.choice import automatic
+
         judge = self.judge
         preference = self.host.override(checkpoint).vae
         model = judge.model(checkpoint)

@@ -1,5 +1,1 @@
-"""The Modelsmith tab: one page for every host and for both gradio versions."""
-
-from modelsmith_webui.tab.ui import build_tab
-
-__all__ = ["build_tab"]
+"""The Modelsmith tab: one page for every host and for both gradio versions; :mod:`.ui` puts it together."""

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from modelsmith.convert.components import Layout
-from modelsmith.convert.jobs import ConvertJob
-from modelsmith.convert.prune import Ema, PruneOptions
-from modelsmith.convert.publish import PublishOptions, suggest_name
-from modelsmith.convert.repair import RepairOptions
 from modelsmith.errors import UsageError
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import output_beside, output_folder, output_of_kind
@@ -27,6 +22,12 @@ from modelsmith_webui.tab.convert_words import (
 )
 from modelsmith_webui.tab.files import find_labelled
 from modelsmith_webui.tab.words import id_of
+
+if TYPE_CHECKING:
+    from modelsmith.convert.components import Layout
+    from modelsmith.convert.jobs import ConvertJob
+    from modelsmith.convert.publish import PublishOptions
+    from modelsmith.convert.repair import RepairOptions
 
 MANY = ("convert", "prune", "repair", "verify")
 """The actions that work on several files at once."""
@@ -100,6 +101,9 @@ class ConvertForm:
 
     def job(self, host: Host) -> ConvertJob:
         """The conversion for Convert, Prune and Parts. Raises UsageError where a choice is missing."""
+        from modelsmith.convert.jobs import ConvertJob
+        from modelsmith.convert.prune import Ema, PruneOptions
+
         if self.what == "prune":
             ema = cast(Ema, id_of(EMA_CHOICES, self.ema))
             return ConvertJob(prune=PruneOptions(ema=ema, schedule=not self.keep_schedule))
@@ -117,6 +121,8 @@ class ConvertForm:
         return id_of(PART_CHOICES, self.part)
 
     def _parts(self, host: Host) -> ConvertJob:
+        from modelsmith.convert.jobs import ConvertJob
+
         layout = cast("Layout | None", id_of(LAYOUTS, self.layout) or None)
         if self.part_work == "names":
             if layout is None:
@@ -131,11 +137,14 @@ class ConvertForm:
         return ConvertJob(put=((self.part_id, find_labelled(host, self.part_donor).path),))
 
     def repair_options(self, host: Host) -> RepairOptions:
+        from modelsmith.convert.repair import RepairOptions
+
         donor = find_labelled(host, self.donor).path if self.donor else None
         return RepairOptions(id_of(TOLD, self.told) or None, donor)
 
     def publish_options(self, file: ModelFile) -> PublishOptions:
         """What the author decided about one file."""
+        from modelsmith.convert.publish import PublishOptions
 
         def text(value: str) -> str | None:
             return value.strip() or None
@@ -150,6 +159,8 @@ class ConvertForm:
 
     def suggestion(self, file: ModelFile) -> str:
         """A name for the new file that says what was done."""
+        from modelsmith.convert.publish import suggest_name
+
         stem = file.path.stem
         if self.what == "share":
             name = suggest_name(file.path, self.title.strip() or None)

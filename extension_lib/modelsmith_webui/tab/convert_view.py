@@ -12,8 +12,6 @@ from modelsmith_webui.host import Host, JobControl
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.convert_files import FOLDER_PREFIX, file_choices
 from modelsmith_webui.tab.convert_form import ConvertForm
-from modelsmith_webui.tab.convert_plan import plan_html
-from modelsmith_webui.tab.convert_run import run
 from modelsmith_webui.tab.convert_words import (
     ABOUT,
     ACTIONS,
@@ -208,6 +206,8 @@ class ConvertView:
 
     def show_plan(self, values: Values) -> str:
         """What would be done now, or the one thing that stands in the way."""
+        from modelsmith_webui.tab.convert_plan import plan_html
+
         form = ConvertForm.from_values(values)
         if form.lacks_a_file:
             return notice("info", self.tr("Choose the other file."))
@@ -218,4 +218,6 @@ class ConvertView:
 
     def work(self, values: Values, control: JobControl) -> str:
         """Do it, inside a job of the host."""
+        from modelsmith_webui.tab.convert_run import run
+
         return run(ConvertForm.from_values(values), self.host, control, self.tr)

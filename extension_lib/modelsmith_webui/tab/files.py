@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from modelsmith.errors import UsageError
-from modelsmith_webui.api import find_file
-from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.host import Host, ModelFile, find_file
 
 # What stands before a name that is no checkpoint's: names are unique within a kind only.
 PREFIXES = {"vae": "VAE / ", "lora": "LoRA / ", "text_encoder": "Text encoder / ", "other": "Other / "}

@@ -6,21 +6,20 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modelsmith.errors import ModelsmithError
-from modelsmith_webui.background import queue_of
-from modelsmith_webui.history import Entry, history_of
 from modelsmith_webui.host import Host
-from modelsmith_webui.merging import checkpoint_of, free_path, queue_merge, request_again, save_recipe
 from modelsmith_webui.tab.compat import listen, unsaved
-from modelsmith_webui.tab.history_page import compare_html, entry_html, history_html, queue_html
-from modelsmith_webui.tab.html import notice
+from modelsmith_webui.tab.html import notice, tag
 from modelsmith_webui.tab.merge_form import MergeForm
 from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.texts import Texts
+
+if TYPE_CHECKING:
+    from modelsmith_webui.history import Entry
 
 logger = logging.getLogger(__name__)
 Fill = Callable[[MergeForm], list[Any]]
@@ -35,7 +34,8 @@ class HistoryView:
         self._fill: Fill = lambda _form: []
 
     def build(self) -> None:
-        self.queue = gr.HTML("", elem_id="modelsmith_history_queue")
+        empty = tag("div", notice("info", self.tr("The queue is empty.")), "ms-queue", data_busy=0)
+        self.queue = gr.HTML(empty, elem_id="modelsmith_history_queue")
         with gr.Row(elem_classes=["ms-row", "ms-tools"], elem_id="modelsmith_history_tools"):
             self.text = unsaved(
                 gr.Textbox(
@@ -70,16 +70,25 @@ class HistoryView:
     # what is shown
 
     def show(self) -> list[str]:
+        from modelsmith_webui.background import queue_of
+        from modelsmith_webui.tab.history_page import queue_html
+
         return [queue_html(queue_of(self.host).jobs(), self.tr), self._table()]
 
     def follow(self) -> list[Any]:
         """The queue as it is now; the history too once nothing is under way any more."""
+        from modelsmith_webui.background import queue_of
+        from modelsmith_webui.tab.history_page import queue_html
+
         jobs = queue_of(self.host).jobs()
         over = all(job.over for job in jobs)
         return [queue_html(jobs, self.tr), self._table() if over else gr.update()]
 
     def trace(self, text: str) -> list[Any]:
         """The entries behind a model hash or a picture's infotext."""
+        from modelsmith_webui.history import history_of
+        from modelsmith_webui.tab.history_page import entry_html, history_html
+
         found = history_of(self.host).trace(text or "")
         if not found:
             told = self.tr("No merge in the history made that model.")
@@ -87,6 +96,9 @@ class HistoryView:
         return [history_html(found, self.tr, [found[0].id]), entry_html(found[0], self.tr)]
 
     def _table(self, chosen: Sequence[str] = ()) -> str:
+        from modelsmith_webui.history import history_of
+        from modelsmith_webui.tab.history_page import history_html
+
         return history_html(history_of(self.host).entries(), self.tr, chosen)
 
     # what is done
@@ -111,6 +123,9 @@ class HistoryView:
         self, *, detail: Any = None, chosen: Sequence[str] | None = None, form: MergeForm | None = None
     ) -> list[Any]:
         """Updates for queue, table, detail, tabs and the Merge view's fields; None leaves a part as it is."""
+        from modelsmith_webui.background import queue_of
+        from modelsmith_webui.tab.history_page import queue_html
+
         still = gr.update()
         fields = self._fill(form) if form is not None else [gr.update() for _ in self._filled]
         return [
@@ -122,17 +137,26 @@ class HistoryView:
         ]
 
     def _entry(self, identifier: str) -> Entry:
+        from modelsmith_webui.history import history_of
+
         return history_of(self.host).entry(identifier)
 
     def _do_show(self, identifier: str, _other: str) -> list[Any]:
+        from modelsmith_webui.tab.history_page import entry_html
+
         return self._answer(detail=entry_html(self._entry(identifier), self.tr), chosen=[identifier])
 
     def _do_compare(self, identifier: str, other: str) -> list[Any]:
+        from modelsmith_webui.history import history_of
+        from modelsmith_webui.tab.history_page import compare_html
+
         found = history_of(self.host).compare(identifier, other)
         html = compare_html(self._entry(identifier), self._entry(other), found, self.tr)
         return self._answer(detail=html, chosen=[identifier, other])
 
     def _do_edit(self, identifier: str, _other: str) -> list[Any]:
+        from modelsmith_webui.merging import checkpoint_of, request_again
+
         request = request_again(self.host, checkpoint_of(self._entry(identifier)), "")
         return self._answer(form=MergeForm.from_request(request, self.host))
 
@@ -144,22 +168,30 @@ class HistoryView:
         return self._queued(identifier)
 
     def _queued(self, identifier: str) -> list[Any]:
+        from modelsmith_webui.merging import checkpoint_of, free_path, queue_merge, request_again
+
         request = request_again(self.host, checkpoint_of(self._entry(identifier)), "")
         job = queue_merge(self.host, replace(request, output=free_path(request.output)))
         text = self.tr("{name} is in the queue; the History view shows how far it has come.").format(name=job.title)
         return self._answer(detail=notice("done", text))
 
     def _do_recipe(self, identifier: str, _other: str) -> list[Any]:
+        from modelsmith_webui.merging import checkpoint_of, request_again, save_recipe
+
         request = request_again(self.host, checkpoint_of(self._entry(identifier)), "")
         made = save_recipe(self.host, request, numbered=True)
         text = self.tr("The recipe {name} is in the checkpoint list. It is merged when it is chosen.")
         return self._answer(detail=notice("done", text.format(name=made.path.name)), chosen=[])
 
     def _do_delete(self, identifier: str, _other: str) -> list[Any]:
+        from modelsmith_webui.history import history_of
+
         history_of(self.host).delete(identifier)
         return self._answer(detail="", chosen=[])
 
     def _do_cancel(self, identifier: str, _other: str) -> list[Any]:
+        from modelsmith_webui.background import queue_of
+
         queue_of(self.host).cancel(identifier)
         return self._answer()
 
@@ -170,6 +202,8 @@ class HistoryView:
         return self._moved(identifier, 1)
 
     def _moved(self, identifier: str, by: int) -> list[Any]:
+        from modelsmith_webui.background import queue_of
+
         queue = queue_of(self.host)
         waiting = [job.id for job in queue.jobs() if job.state == "queued"]
         if identifier in waiting:

@@ -8,10 +8,8 @@ from typing import Any
 import gradio as gr
 
 from modelsmith_webui.host import Host
-from modelsmith_webui.library import library_of
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.inspect_view import InspectView
-from modelsmith_webui.tab.library_page import library_html
 from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 
@@ -43,6 +41,9 @@ class LibraryView:
         listen(self.open.change, self.open_row, [self.open], [self.inspect.file, views, *self.inspect.outputs])
 
     def show(self) -> str:
+        from modelsmith_webui.library import library_of
+        from modelsmith_webui.tab.library_page import library_html
+
         library = library_of(self.host)
         rows = library.rows(self.tr.message_language)
         return library_html(rows, self.tr, busy=library.busy)

@@ -6,23 +6,22 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from modelsmith.errors import UsageError
-from modelsmith.files.header import FileHeader, read_header
-from modelsmith.files.names import output_path
-from modelsmith.identify import identify_header
-from modelsmith.lora.stack import LoraSpec
 from modelsmith.merge.blocks import BlockLayout, layout_for, weights_from_list
 from modelsmith.merge.guard import CHOICES
 from modelsmith.merge.methods import MethodSpec, ParameterSpec, get_method
 from modelsmith.merge.methods.spec import METHODS
-from modelsmith.merge.request import BlockWeights, MergeRequest
-from modelsmith_webui.api import find_file
-from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.host import Host, ModelFile, find_file
 from modelsmith_webui.tab.block_editor import weights_text
 from modelsmith_webui.tab.files import find_checkpoint
 from modelsmith_webui.tab.words import PRECISIONS
+
+if TYPE_CHECKING:
+    from modelsmith.files.header import FileHeader
+    from modelsmith.lora.stack import LoraSpec
+    from modelsmith.merge.request import BlockWeights, MergeRequest
 
 SLOTS = ("A", "B", "C")
 STOP_AT_MIX = "stop and say so"
@@ -53,6 +52,9 @@ def block_parameters() -> list[str]:
 
 def layout_of(file: ModelFile) -> tuple[BlockLayout, FileHeader]:
     """The blocks of a checkpoint, and its header. Raises BadFileError."""
+    from modelsmith.files.header import read_header
+    from modelsmith.identify import identify_header
+
     header = read_header(file.path)
     return layout_for(identify_header(header).architecture, header.tensors), header
 
@@ -204,6 +206,8 @@ class MergeForm:
 
     def lora_specs(self, host: Host) -> tuple[LoraSpec, ...]:
         """The LoRAs to bake in. Raises UsageError, UnknownNameError."""
+        from modelsmith.lora.stack import LoraSpec
+
         rows = LoraRow.parse(self.loras)
         files = [file for file in host.model_files() if file.kind == "lora"] if rows else []
         return tuple(
@@ -226,6 +230,8 @@ class MergeForm:
 
     def output(self, host: Host, files: Sequence[ModelFile]) -> Path:
         """Where the result is written. Raises UsageError for a name that is no plain file name."""
+        from modelsmith.files.names import output_path
+
         folder = host.checkpoint_folder()
         if self.name.strip():
             return output_path(folder, self.name.strip())
@@ -237,6 +243,8 @@ class MergeForm:
 
     def request(self, host: Host) -> MergeRequest:
         """The request for the engine. Raises the library's errors where the form cannot be one."""
+        from modelsmith.merge.request import MergeRequest
+
         files = self.chosen(host)
         return MergeRequest(
             models=tuple(file.path for file in files),
@@ -261,6 +269,9 @@ class MergeForm:
 
         Raises BadFileError where model A cannot be read.
         """
+        from modelsmith.files.header import read_header
+        from modelsmith.identify import identify_header
+
         names = {file.path: file.name for file in host.model_files()}
         models = [names.get(path, path.name) for path in request.models]
         words = {dtype: word for word, dtype in PRECISIONS.items()}

@@ -7,24 +7,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modelsmith.errors import Cancelled, ModelsmithError
-from modelsmith.files.header import read_header
-from modelsmith.merge.engine import run_merge
-from modelsmith.merge.guard import CHOICES, PredictionMixError
-from modelsmith.merge.plan import plan_merge
-from modelsmith.merge.replay import request_from_recipe
-from modelsmith.merge.request import MergeResult
-from modelsmith_webui.api import find_file
-from modelsmith_webui.background import queue_of
-from modelsmith_webui.history import history_of
-from modelsmith_webui.host import Host, JobControl
-from modelsmith_webui.merging import remember_shown, save_recipe
-from modelsmith_webui.tab.compat import listen, unsaved
-from modelsmith_webui.tab.html import notice
+from modelsmith.merge.guard import CHOICES
+from modelsmith_webui.host import Host, JobControl, find_file
+from modelsmith_webui.tab.compat import listen, plan_again_button, unsaved
+from modelsmith_webui.tab.html import notice, text_tag
 from modelsmith_webui.tab.merge_extras import MergeExtras
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, MergeForm, field_names
 from modelsmith_webui.tab.model_slots import RECIPE_OF, ModelSlots, own_recipe
@@ -44,7 +35,11 @@ from modelsmith_webui.tab.turns import Turns
 from modelsmith_webui.tab.weights_panel import WeightsPanel
 from modelsmith_webui.tab.words import PRECISIONS
 
+if TYPE_CHECKING:
+    from modelsmith.merge.request import MergeResult
+
 logger = logging.getLogger(__name__)
+ENDED_KEPT = 8
 
 
 class MergeView:
@@ -56,6 +51,7 @@ class MergeView:
         self.slots, self.weights, self.extras = ModelSlots(host, tr), WeightsPanel(host, tr), MergeExtras(host, tr)
         self.remedies, self.speed = Remedies(host, tr), Speed(host)
         self.own: dict[str, Any] = {}
+        self.ended: dict[str, str] = {}
 
     # the page
 
@@ -130,6 +126,7 @@ class MergeView:
         # Out of sight but in the page: the script says here which button of the summary was pressed.
         asked = gr.Textbox(value="", label="Asked for", elem_id="modelsmith_asked", elem_classes=["ms-out-of-sight"])
         self.asked = unsaved(asked)
+        self.plan_again = plan_again_button("modelsmith_plan_again")
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -154,12 +151,13 @@ class MergeView:
         ticketed = [self.task, *self.inputs]
         for component in self.inputs:
             listen(component.change, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
+        listen(self.plan_again.click, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
         listen(self.asked.change, self.take_remedy, [self.asked, *self.inputs], self.filled)
         outputs = [*self.slots.lists, self.result]
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots.lists])
         done = listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)
         # The name may be taken now, and the time that a merge takes is known.
-        listen(done.then, self.show_plan, ticketed, [self.plan, self.own["mix"]])
+        listen(done.then, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
         listen(self.cancel.click, self.host.interrupt)
         listen(self.queue.click, self.enqueue, ticketed, [self.result], js="modelsmithPlan")
         listen(self.unsaved_merge.click, self.write_recipe, ticketed, outputs, js="modelsmithPlan")
@@ -200,14 +198,22 @@ class MergeView:
 
     def fill_recipe(self, recipe: Mapping[str, Any]) -> list[Any]:
         """Put a recipe into the fields, for a replay or an edit. Raises BadFileError where one of its files is gone."""
+        from modelsmith.merge.replay import request_from_recipe
+
         request = request_from_recipe(recipe, finder(self.host), self.host.checkpoint_folder() / "recipe.safetensors")
         return self.fill(MergeForm.from_request(request, self.host))
 
     def take_remedy(self, message: str, *values: Any) -> list[Any]:
-        """Put the form of the remedy that was pressed into the fields, or the recipe of a model."""
+        """Put the form of the remedy that was pressed into the fields, or the recipe of a model; or show what a job
+        ended with that was started before the page was loaded."""
+        from modelsmith.files.header import read_header
+
         nothing = [gr.update() for _ in self.filled]
         try:
-            wanted = str(json.loads(message)["remedy"])
+            asked = json.loads(message)
+            if "ended" in asked:
+                return [*nothing[:-1], self.ended.get(str(asked["ended"]), "")]
+            wanted = str(asked["remedy"])
             if wanted.startswith(RECIPE_OF):
                 file = find_file(self.host.checkpoints(), wanted.removeprefix(RECIPE_OF))
                 return self.fill_recipe(own_recipe(read_header(file.path)))
@@ -220,7 +226,7 @@ class MergeView:
         return self.fill(remedy.form) if remedy else nothing
 
     def _hint(self) -> str:
-        return notice("info", self.tr("Choose the models to see what will be made."))
+        return text_tag("div", self.tr("Choose the models to see what will be made."), "ms-plan-empty")
 
     def show_plan(self, ticket: str, *values: Any) -> list[Any]:
         """The summary of what would be made now; nothing new where a later answer was shown already."""
@@ -230,6 +236,10 @@ class MergeView:
     def plan_of(self, form: MergeForm) -> list[Any]:
         """The summary, or the one thing that stands in the way with its ways out; and whether to offer a merge across
         prediction types."""
+        from modelsmith.merge.guard import PredictionMixError
+        from modelsmith.merge.plan import plan_merge
+        from modelsmith_webui.merging import remember_shown
+
         insisting = form.mix != STOP_AT_MIX
         try:
             plan = plan_merge(form.request(self.host))
@@ -244,20 +254,28 @@ class MergeView:
             html = refusal_html(error, self.tr, self.remedies.for_error(form, error))
             return [html, gr.update(visible=insisting or mixed)]
 
-    def merge(self, _task: str, *values: Any) -> list[Any]:
+    def merge(self, task: str, *values: Any) -> list[Any]:
         """Run the merge as the host's job. The last output is HTML, to which a webui adds its own line."""
-        form = MergeForm.from_values(values)
+        html = self._merged(MergeForm.from_values(values))
+        # The page may be gone by now: one that is loaded anew asks for this.
+        self.ended = dict([*self.ended.items(), (task, html)][-ENDED_KEPT:])
+        return [*self.slots.offers(), html]
+
+    def _merged(self, form: MergeForm) -> str:
         try:
-            result, title = self._run(form, self.host.job_control())
+            return result_html(*self._run(form, self.host.job_control()), self.tr)
         except Cancelled:
-            return [*self.slots.offers(), notice("info", self.tr("Cancelled. Nothing was written."))]
+            return notice("info", self.tr("Cancelled. Nothing was written."))
         except (ModelsmithError, OSError, MemoryError) as error:
             logger.warning("the merge failed: %s", error)
-            return [*self.slots.offers(), failure_html(error, self.tr)]
-        return [*self.slots.offers(), result_html(result, self.tr, title)]
+            return failure_html(error, self.tr)
 
     def _run(self, form: MergeForm, control: JobControl) -> tuple[MergeResult, str]:
         """Merge, and remember how fast it was and what was done. Returns the result and its name in the host's list."""
+        from modelsmith.merge.engine import run_merge
+        from modelsmith.merge.plan import plan_merge
+        from modelsmith_webui.history import history_of
+
         plan = plan_merge(form.request(self.host))
         result = run_merge(plan, reporter(self.tr, control.report), control.cancelled)
         self.speed.learn(plan, result)
@@ -270,16 +288,21 @@ class MergeView:
 
     def enqueue(self, _ticket: str, *values: Any) -> str:
         """Let the merge wait for its turn, so that the next one can be set up at once."""
+        from modelsmith.merge.plan import plan_merge
+        from modelsmith_webui.background import queue_of
+        from modelsmith_webui.merging import refuse_twice
+
         form = MergeForm.from_values(values)
         try:
             plan = plan_merge(form.request(self.host))
+            refuse_twice(self.host, plan.request)
             form = replace(form, name=plan.request.output.stem)
 
             def work(control: JobControl) -> dict[str, Any]:
                 result, _ = self._run(form, control)
                 return {"file": result.path.name, "seconds": round(result.seconds, 2), "sha256": result.sha256}
 
-            job = queue_of(self.host).start("merge", work, plan.request.output.stem)
+            job = queue_of(self.host).start("merge", work, plan.request.output.name)
         except ModelsmithError as error:
             return failure_html(error, self.tr)
         waiting = sum(not one.over for one in queue_of(self.host).jobs())
@@ -288,6 +311,8 @@ class MergeView:
 
     def write_recipe(self, _ticket: str, *values: Any) -> list[Any]:
         """Keep the merge as a recipe checkpoint: a small file that the webui merges when it is chosen."""
+        from modelsmith_webui.merging import save_recipe
+
         form = MergeForm.from_values(values)
         try:
             # A name that was left open is made free; one that was typed and is taken is told.

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.files.header import FileHeader, read_header
-from modelsmith.identify import identify
-from modelsmith.merge.recipe import RECIPE_KEY
-from modelsmith_webui.api import find_file
-from modelsmith_webui.host import Host
+from modelsmith_webui.host import Host, find_file
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.files import checkpoint_names
 from modelsmith_webui.tab.html import esc, notice, tag, text_tag
 from modelsmith_webui.tab.merge_form import SLOTS, methods
-from modelsmith_webui.tab.report_page import badge_row
 from modelsmith_webui.tab.texts import Texts
+
+if TYPE_CHECKING:
+    from modelsmith.files.header import FileHeader
 
 SLOT_LABELS = ("Model A", "Model B", "Model C")
 A1111_KEY = "sd_merge_recipe"
@@ -37,6 +35,8 @@ def _parsed(text: str | None) -> dict[str, Any]:
 
 def own_recipe(header: FileHeader) -> dict[str, Any]:
     """The recipe that Modelsmith wrote into a file; empty where there is none."""
+    from modelsmith.merge.recipe import RECIPE_KEY
+
     return _parsed(header.metadata.get(RECIPE_KEY))
 
 
@@ -142,6 +142,10 @@ class ModelSlots:
 
     def badge(self, name: str | None) -> str:
         """What the chosen checkpoint is, in short, and how it was made."""
+        from modelsmith.files.header import read_header
+        from modelsmith.identify import identify
+        from modelsmith_webui.tab.report_page import badge_row
+
         if not name:
             return ""
         try:

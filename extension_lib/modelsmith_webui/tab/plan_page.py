@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.identify.report import LABELS
-from modelsmith.merge.guard import PredictionMixError
-from modelsmith.merge.methods import MethodSpec
-from modelsmith.merge.plan import MergePlan
-from modelsmith.merge.request import MergeProgress, MergeResult
 from modelsmith_webui.tab.html import facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import PREDICTIONS
 
 if TYPE_CHECKING:
+    from modelsmith.merge.methods import MethodSpec
+    from modelsmith.merge.plan import MergePlan
+    from modelsmith.merge.request import MergeProgress, MergeResult
     from modelsmith_webui.tab.remedies import Remedy
 
 
@@ -48,6 +46,8 @@ def remedy_buttons(remedies: Sequence[Remedy]) -> str:
 
 def refusal_html(error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy]) -> str:
     """Why a merge was not planned, and the ways out, one click away."""
+    from modelsmith.merge.guard import PredictionMixError
+
     # A name that is taken is what one finds right after a merge: no cause for alarm.
     mild = isinstance(error, PredictionMixError) or any(one.id == "another" for one in remedies)
     kind = "warning" if mild else "error"
@@ -68,6 +68,8 @@ def _amounts(plan: MergePlan, tr: Texts) -> str:
 
 def _outcome(plan: MergePlan, tr: Texts) -> str:
     """What the result is going to be: architecture, prediction, ZTSNR, precision."""
+    from modelsmith.identify.report import LABELS
+
     architecture = plan.inputs[0].report.architecture
     parts = [LABELS.get(architecture, architecture)] if architecture else []
     parts.append(tr(PREDICTIONS.get(plan.verdict.type, plan.verdict.type)))
@@ -102,16 +104,13 @@ def plan_html(plan: MergePlan, tr: Texts, remedies: Sequence[Remedy] = (), secon
 
     seconds: the time expected from this machine's own measured speed, None where none was measured yet.
     """
-    models = " ".join(f"{one.letter} = {one.name}" + ("," if one is not plan.inputs[-1] else "") for one in plan.inputs)
     rows = [
-        (tr("Models"), models),
+        *((one.letter, one.name) for one in plan.inputs),
         (tr("Method"), _amounts(plan, tr)),
         *_beside(plan, tr),
-        (tr("The result will be"), _outcome(plan, tr)),
         (tr("Written to"), str(plan.request.output)),
-        (tr("Size"), size_text(plan.output_bytes)),
         (tr("Free disk space"), size_text(plan.free_bytes)),
-        (tr("Expected time"), seconds_text(seconds) if seconds is not None else tr("known after the first merge here")),
+        (tr("Expected time"), tr("known after the first merge here") if seconds is None else ""),
     ]
     notices = "".join(notice(found.level, found.said(tr.message_language)) for found in plan.notices)
     head = text_tag("h4", tr("What will be made")) + text_tag("p", _sentence(plan, tr, seconds), "ms-sentence")
@@ -126,6 +125,10 @@ class ProgressText:
 
     def __call__(self, progress: MergeProgress) -> tuple[float, str]:
         """The fraction done and the line."""
+        fraction, line = self._moved(progress)
+        return fraction, self._tr("Comparing the models") + f" · {line}" if progress.stage == "measuring" else line
+
+    def _moved(self, progress: MergeProgress) -> tuple[float, str]:
         total = max(1, progress.total_bytes)
         fraction = min(1.0, progress.done_bytes / total)
         amount = f"{size_text(progress.done_bytes)} / {size_text(progress.total_bytes)}"
@@ -145,7 +148,7 @@ def reporter(tr: Texts, report: Callable[[float, str], None]) -> Callable[[Merge
     return show
 
 
-def result_html(result: MergeResult, tr: Texts, title: str = "") -> str:
+def result_html(result: MergeResult, title: str, tr: Texts) -> str:
     """What was made, and how fast. title: the new file's name in the host's list of checkpoints."""
     speed = size_text(round(result.bytes / result.seconds)) + "/s" if result.seconds > 0 else ""
     rows = [

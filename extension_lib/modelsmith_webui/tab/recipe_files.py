@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from modelsmith.errors import BadFileError
-from modelsmith.merge.recipe import UNKNOWN_HASH
 from modelsmith_webui.host import Host
 
 
 def finder(host: Host) -> Callable[[Mapping[str, Any]], Path]:
     """A function from an entry of a recipe's models or LoRAs to its file, by hash where the host knows it, else by name
     and size. It raises BadFileError where no file of the host is the one."""
+    from modelsmith.merge.recipe import UNKNOWN_HASH
+
     files = host.model_files()
 
     def find(entry: Mapping[str, Any]) -> Path:

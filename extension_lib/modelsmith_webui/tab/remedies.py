@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from modelsmith.errors import ModelsmithError, UnknownNameError, UsageError
-from modelsmith.identify import identify
-from modelsmith.merge.blocks import BlockLayout, parse_weights, preset_weights
-from modelsmith.merge.guard import PredictionMixError
-from modelsmith.merge.plan import MergePlan, plan_merge
 from modelsmith_webui.host import Host
-from modelsmith_webui.library import library_of
 from modelsmith_webui.tab.block_editor import weights_text
 from modelsmith_webui.tab.merge_form import MergeForm, layout_of, methods
 from modelsmith_webui.tab.texts import Texts
+
+if TYPE_CHECKING:
+    from modelsmith.merge.blocks import BlockLayout
+    from modelsmith.merge.plan import MergePlan
 
 PRESET_TEXTS = {
     "OUT_FROM_A": "Take the output blocks from A alone",
@@ -44,6 +44,8 @@ class Remedies:
 
     def for_error(self, form: MergeForm, error: ModelsmithError) -> list[Remedy]:
         """The ways out of what stands in the way of a merge."""
+        from modelsmith.merge.guard import PredictionMixError
+
         if isinstance(error, PredictionMixError):
             found = [*self._difference(form), *self._presets(form, error.preset)]
             return [remedy for remedy in found if self._passes(remedy.form)]
@@ -57,6 +59,8 @@ class Remedies:
 
     def find(self, form: MergeForm, wanted: str) -> Remedy | None:
         """The remedy with this id, as it is for the form as it is now."""
+        from modelsmith.merge.plan import plan_merge
+
         try:
             found = self.for_plan(form, plan_merge(form.request(self.host)))
         except ModelsmithError as error:
@@ -64,6 +68,8 @@ class Remedies:
         return next((remedy for remedy in found if remedy.id == wanted), None)
 
     def _passes(self, form: MergeForm) -> bool:
+        from modelsmith.merge.plan import plan_merge
+
         if form.missing():
             return form.spec.id == ADD_DIFFERENCE  # C is left to choose
         try:
@@ -74,6 +80,8 @@ class Remedies:
 
     def _difference(self, form: MergeForm) -> Iterator[Remedy]:
         """Carry B − C over, where a v-prediction model was to be mixed with an epsilon model."""
+        from modelsmith.identify import identify
+
         files = form.chosen(self.host)
         if form.spec.effect != "sum" or len(files) < 2:
             return
@@ -96,6 +104,8 @@ class Remedies:
 
     def _parent(self, architecture: str | None, taken: set[str], first: Sequence[str]) -> str | None:
         """The only other epsilon model of the architecture that is known; with several, the user has to say."""
+        from modelsmith_webui.library import library_of
+
         if first:
             return first[0]
         rows = [row for row in library_of(self.host).rows() if row.report]
@@ -118,6 +128,8 @@ class Remedies:
 
     def _preset(self, form: MergeForm, layout: BlockLayout, preset: str) -> Iterator[Remedy]:
         """The weights as they are, with those of a preset over them."""
+        from modelsmith.merge.blocks import parse_weights, preset_weights
+
         first = next((parameter for parameter in form.spec.parameters if parameter.per_block), None)
         if first is None:
             return

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.identify import Report, identify
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.convert_words import ACTIONS, VAE_ACTIONS
 from modelsmith_webui.tab.files import find_labelled
 from modelsmith_webui.tab.vae_view import VaeView
+
+if TYPE_CHECKING:
+    from modelsmith.identify import Report
 
 REPAIRABLE = frozenset(
     {"prediction-conflict", "stray-v-pred", "stray-ztsnr", "position-ids-dtype", "position-ids-damaged", "twice",
@@ -66,6 +68,8 @@ class ReportLinks:
 
     def offer(self, label: str | None) -> list[Any]:
         """Which of the buttons lead somewhere for this file."""
+        from modelsmith.identify import identify
+
         try:
             report = identify(find_labelled(self.host, label).path) if label else None
         except ModelsmithError:

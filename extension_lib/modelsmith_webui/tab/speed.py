@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from modelsmith.merge.plan import MergePlan
-from modelsmith.merge.request import MergeResult
 from modelsmith_webui.host import Host
+
+if TYPE_CHECKING:
+    from modelsmith.merge.plan import MergePlan
+    from modelsmith.merge.request import MergeResult
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from modelsmith_webui.host import Host
 from modelsmith_webui.page_token import PAGE_TOKEN
-from modelsmith_webui.tab.compat import listen
+from modelsmith_webui.tab.compat import listen, part_of_a_page
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.history_view import HistoryView
 from modelsmith_webui.tab.html import notice, tag
@@ -67,7 +67,15 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
 
 
 def build_tab(host: Host, **options: Any) -> gr.Blocks:
-    """The tab for ``on_ui_tabs``, or the whole page of the standalone app. ``options`` go to gr.Blocks."""
+    """The whole page of the standalone app. ``options`` go to gr.Blocks."""
     with gr.Blocks(analytics_enabled=False, **options) as blocks:
+        add_views(host, blocks)
+    return blocks
+
+
+def build_part(host: Host) -> gr.Blocks:
+    """The tab for ``on_ui_tabs``: to be rendered into the webui's page, none by itself."""
+    blocks = gr.Blocks(analytics_enabled=False)
+    with part_of_a_page(blocks):
         add_views(host, blocks)
     return blocks

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from modelsmith.errors import UsageError
-from modelsmith.files.header import read_header
-from modelsmith.vae.bake import BakeRequest, ExtractRequest
-from modelsmith.vae.calibration import CalibrationOptions
-from modelsmith.vae.company import with_company
-from modelsmith.vae.families import Hints, Identity, identify_vae
-from modelsmith.vae.fix import FixRequest
-from modelsmith.vae.layout import VaeFile, find_vae
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import output_beside, output_of_kind
 from modelsmith_webui.tab.compat import file_path
 from modelsmith_webui.tab.convert_words import FAMILIES, NAMINGS, VAE_ACTIONS, VAE_PRECISIONS
 from modelsmith_webui.tab.files import find_labelled
 from modelsmith_webui.tab.words import id_of
-from modelsmith_webui.vae_hints import hints
+
+if TYPE_CHECKING:
+    from modelsmith.vae.bake import BakeRequest, ExtractRequest
+    from modelsmith.vae.calibration import CalibrationOptions
+    from modelsmith.vae.families import Hints, Identity
+    from modelsmith.vae.fix import FixRequest
+    from modelsmith.vae.layout import VaeFile
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,24 @@ class VaeForm:
 
     def calibration(self) -> CalibrationOptions:
         """What the VAE is run on: made-up latents, and the pictures that were given."""
+        from modelsmith.vae.calibration import CalibrationOptions
+
         given = self.pictures if isinstance(self.pictures, (list, tuple)) else [self.pictures]
         paths = (file_path(one) for one in cast("Sequence[Any]", given))
         return CalibrationOptions(images=tuple(Path(path) for path in paths if path))
 
     def hints(self, host: Host, file: ModelFile) -> Hints:
+        from modelsmith_webui.vae_hints import hints
+
         return hints(host, file, id_of(FAMILIES, self.said))
 
     def look(self, host: Host, file: ModelFile) -> tuple[VaeFile, Identity]:
         """The VAE in a file and what it is, from the header. Raises BadFileError for a file without one."""
+        from modelsmith.files.header import read_header
+        from modelsmith.vae.company import with_company
+        from modelsmith.vae.families import identify_vae
+        from modelsmith.vae.layout import find_vae
+
         vae = find_vae(read_header(file.path))
         return vae, identify_vae(vae, with_company(vae, self.hints(host, file)))
 
@@ -88,6 +96,8 @@ class VaeForm:
         return find_labelled(host, self.checkpoint)
 
     def fix(self, host: Host, file: ModelFile) -> FixRequest:
+        from modelsmith.vae.fix import FixRequest
+
         return FixRequest(
             file.path,
             self.target(host, file),
@@ -98,6 +108,8 @@ class VaeForm:
         )
 
     def bake(self, host: Host, file: ModelFile) -> BakeRequest:
+        from modelsmith.vae.bake import BakeRequest
+
         return BakeRequest(
             self.into(host).path,
             file.path,
@@ -109,6 +121,8 @@ class VaeForm:
         )
 
     def extract(self, host: Host, file: ModelFile) -> ExtractRequest:
+        from modelsmith.vae.bake import ExtractRequest
+
         return ExtractRequest(
             file.path,
             self.target(host, file),

@@ -9,9 +9,6 @@ from typing import Any
 import gradio as gr
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.vae.bake import run_bake, run_extract
-from modelsmith.vae.fix import NothingToCure, run_fix
-from modelsmith.vae.health import measure
 from modelsmith_webui.host import Host, JobControl
 from modelsmith_webui.places import make_folder
 from modelsmith_webui.tab.compat import listen, unsaved
@@ -19,14 +16,11 @@ from modelsmith_webui.tab.convert_words import FAMILIES, NAMINGS, VAE_ABOUT, VAE
 from modelsmith_webui.tab.files import PREFIXES, all_labels, checkpoint_names
 from modelsmith_webui.tab.html import notice, text_tag
 from modelsmith_webui.tab.job_panel import JobPanel, Values
-from modelsmith_webui.tab.job_text import watch
 from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_form import VaeForm
-from modelsmith_webui.tab.vae_page import fixed_html, identity_html, measured_html, moved_html, plan_html
 from modelsmith_webui.tab.words import id_of
-from modelsmith_webui.vae_hints import measured, remember_cure, remember_measured, remember_word, remembered_word
 
 # Only VAEs and checkpoints have a VAE.
 _NOT_HERE = tuple(prefix for kind, prefix in PREFIXES.items() if kind != "vae")
@@ -157,6 +151,8 @@ class VaeView:
 
     def look(self, label: str | None) -> list[Any]:
         """What the chosen VAE is, and what was said of it before."""
+        from modelsmith_webui.vae_hints import remembered_word
+
         form = VaeForm(file=label)
         try:
             word = remembered_word(self.host, form.chosen(self.host)) if label else None
@@ -166,6 +162,8 @@ class VaeView:
 
     def say(self, label: str | None, said: str | None) -> str:
         """Remember what the user says of the chosen VAE; from then on every view and the automatic choice know it."""
+        from modelsmith_webui.vae_hints import remember_word
+
         form = VaeForm(file=label, said=said or FAMILIES[""])
         if label:
             try:
@@ -175,6 +173,9 @@ class VaeView:
         return self._page(form)
 
     def _page(self, form: VaeForm) -> str:
+        from modelsmith_webui.tab.vae_page import identity_html
+        from modelsmith_webui.vae_hints import measured
+
         if not form.file:
             return empty_html(self.tr(HINT))
         try:
@@ -185,6 +186,8 @@ class VaeView:
 
     def show_plan(self, values: Values) -> str:
         """What would be done now, or the one thing that stands in the way."""
+        from modelsmith_webui.tab.vae_page import plan_html
+
         form = VaeForm.from_values(values)
         if not form.file:
             return notice("info", self.tr(HINT))
@@ -197,6 +200,13 @@ class VaeView:
 
     def work(self, values: Values, control: JobControl) -> str:
         """Do it, inside a job of the host."""
+        from modelsmith.vae.bake import run_bake, run_extract
+        from modelsmith.vae.fix import NothingToCure, run_fix
+        from modelsmith.vae.health import measure
+        from modelsmith_webui.tab.job_text import watch
+        from modelsmith_webui.tab.vae_page import fixed_html, measured_html, moved_html
+        from modelsmith_webui.vae_hints import remember_cure, remember_measured
+
         form, looking = VaeForm.from_values(values), watch(control, self.tr)
         file = form.chosen(self.host)
         if form.what == "measure":

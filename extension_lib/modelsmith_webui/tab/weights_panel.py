@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modelsmith.errors import Cancelled, ModelsmithError
-from modelsmith.files.header import FileHeader
 from modelsmith.merge.blocks import LAYOUTS, PLAIN, BlockLayout
-from modelsmith.merge.user_presets import FILE, UserPresets
-from modelsmith_webui.api import find_file
-from modelsmith_webui.host import Host
+from modelsmith_webui.host import Host, find_file
 from modelsmith_webui.tab.block_editor import Layer, editor_html
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.files import find_checkpoint
@@ -21,6 +18,10 @@ from modelsmith_webui.tab.html import notice, tag, text_tag
 from modelsmith_webui.tab.merge_form import all_parameters, block_parameters, layout_of, methods
 from modelsmith_webui.tab.plan_page import failure_html, formula_html
 from modelsmith_webui.tab.texts import Texts
+
+if TYPE_CHECKING:
+    from modelsmith.files.header import FileHeader
+    from modelsmith.merge.user_presets import UserPresets
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class WeightsPanel:
                     value="",
                     label=f"Block weights: {all_parameters()[name].label}",
                     placeholder="empty: the same weight everywhere",
-                    lines=1,
+                    lines=2,  # a whole row has room, so that nothing below moves when one is chosen
                     max_lines=3,
                     visible=name in own and own[name].per_block,
                     elem_id=f"modelsmith_blocks_{name}",
@@ -158,6 +159,8 @@ class WeightsPanel:
     @property
     def presets(self) -> UserPresets:
         """The user's own presets, in the host's data folder."""
+        from modelsmith.merge.user_presets import FILE, UserPresets
+
         return UserPresets(self.host.data_folder() / FILE)
 
     def own_presets(self) -> dict[str, str]:
