@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from browser.conftest import App
 from browser.page_object import VIEWS, ModelsmithPage
+from identify import headers
 
 DEMO_A, DEMO_B = "modelsmith-demo-a", "modelsmith-demo-b"
 
@@ -29,6 +30,23 @@ def test_inspect(app: App, tab: ModelsmithPage) -> None:
     for wanted in (f"{DEMO_A}.safetensors", "SD1", "fp16", "epsilon", "CLIP-L", str(app.models)):
         assert wanted in shown
     tab.screenshot("standalone-inspect")
+
+
+@pytest.mark.parametrize(("language", "picture"), [("", "inspect"), ("ja_JP", "inspect-ja")])
+def test_inspect_as_the_readme_shows_it(app: App, tab: ModelsmithPage, language: str, picture: str) -> None:
+    entries = {**headers.load("sdxl_base_fp16"), "v_pred": ("F16", [0]), "ztsnr": ("F16", [0])}
+    said = {"modelspec.prediction_type": "v", "modelspec.title": "My anime v-pred"}
+    headers.write(app.models / "my-anime-vpred.safetensors", entries, said)
+    tab.open(f"{app.url}?__lang={language}")
+    tab.choose("modelsmith_inspect_file", "my-anime-vpred")
+    tab.page.locator("#modelsmith_inspect_page .ms-parts-chart").wait_for()
+    assert ("v予測" if language else "v-prediction") in tab.text("modelsmith_inspect_page")
+    place = "folder => { const one = document.querySelector('#modelsmith_inspect_page .ms-path'); "
+    tab.page.evaluate(place + "one.textContent = one.textContent.replace(folder, '/models'); }", str(app.models))
+    tab.page.wait_for_timeout(500)
+    tab.screenshot(picture)
+    (app.models / "my-anime-vpred.safetensors").unlink()
+    tab.open(f"{app.url}?__lang=")
 
 
 def test_inspect_a_dropped_file(app: App, tab: ModelsmithPage, tmp_path: Any) -> None:
