@@ -10,7 +10,7 @@ import gradio as gr
 
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith_webui.host import Host, JobControl
-from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.compat import listen, plan_again_button, unsaved
 from modelsmith_webui.tab.html import notice, tag
 from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.texts import Texts
@@ -42,6 +42,7 @@ class JobPanel:
         with gr.Column(elem_id=f"{prefix}_progress_panel", elem_classes=["ms-progress-panel"]):
             gr.HTML("", elem_id=f"{prefix}_progress", elem_classes=["ms-progress-place"])
         self.result = gr.HTML("", elem_id=f"{prefix}_result")
+        self.plan_again = plan_again_button(f"{prefix}_plan_again", self.view[0])
 
     def connect(
         self,
@@ -72,7 +73,7 @@ class JobPanel:
             html = plan(values)
             return html if self.turns.may_show(ticket) else gr.update()
 
-        for event in events:
+        for event in (*events, self.plan_again.click):
             listen(event, show, [self.task, *inputs], [self.plan], js=f"modelsmithAsk_{self.view}")
 
     def _run(
