@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from modelsmith.merge.in_memory import merge_to_tensors
 from modelsmith.merge.methods import get_method
 from modelsmith.merge.methods.matrices import rotation_power
 from modelsmith.merge.methods.signals import gaussian, median_of_neighbours
+from modelsmith.merge.methods.spec import FirstPass
 from modelsmith.merge.plan import MergePlan, plan_merge
-from modelsmith.merge.request import MergeRequest
+from modelsmith.merge.request import MergeProgress, MergeRequest
 
 Models = tuple[Path, Path, Path]
 
@@ -137,6 +140,31 @@ def test_the_first_pass_is_done_once_and_also_in_memory(abc: Models, tmp_path: P
         run_merge(plan, cancelled=lambda: True)
     other = plan_merge(MergeRequest(abc[:2], "slerp", tmp_path / "p.safetensors"))
     assert statistics.settled(other) is other
+
+
+def test_the_first_pass_reports_stops_at_once_and_knows_no_threads(
+    abc: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "PIECE", 64)
+    plan = planned(abc[:2], tmp_path)
+    seen: list[MergeProgress] = []
+    numbers = {
+        tuple(statistics.settled(plan, statistics.Watch(seen.append, None, threads)).jobs[0].parameters.items())
+        for threads in (1, 2, 5)
+    }
+    assert len(numbers) == 1
+    assert {one.stage for one in seen} == {"measuring"} and seen[-1].done_bytes == seen[-1].total_bytes > 0
+
+    def slow(*pieces: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.2)
+        return torch.zeros(3, 1)
+
+    monkeypatch.setattr("modelsmith.merge.methods.spec._FIRST_PASSES", {"cosine_a": FirstPass(slow, slow, dict)})
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        statistics.settled(plan, statistics.Watch(None, lambda: True, 2))
+    assert time.monotonic() - begun < 5  # hundreds of pieces would take minutes
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("modelsmith-measure")]
 
 
 def test_the_first_pass_leaves_wide_convolutions_and_zeros_in_peace(tmp_path: Path) -> None:

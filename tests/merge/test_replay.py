@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from merge.models import Model, tensors, write_model
 from modelsmith.cli import main
 from modelsmith.errors import BadFileError
 from modelsmith.lora.stack import LoraSpec
+from modelsmith.merge import supermerger_xl
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.recipe import RECIPE_VERSION
@@ -161,6 +163,65 @@ def test_a1111s_recipe(abc: Models, tmp_path: Path) -> None:
         read_recipe(merged2)
 
 
+def supermergers_block(key: str) -> str:
+    """The long name of a tensor's block by the steps of its ``blockfromkey``, written another way."""
+    for piece, name in (("label_emb", "LABEL"), ("time_embed", "TIME"), ("embedders.0.", "CLIPL"),
+                        ("embedders.1.", "CLIPG"), ("first_stage_model", "VAE"), (".out.", "OUT9")):  # fmt: skip
+        if piece in key:
+            return name
+    parts = key.split(".")
+    place = {"input_blocks": "IN", "output_blocks": "OUT", "middle_block": "MID"}[parts[2]]
+    numbers = parts[3] + (parts[4] if place != "MID" else "0")
+    return place + numbers + (key.split("transformer_blocks.")[1].split(".")[0] if "transformer" in key else "")
+
+
+def test_supermergers_long_list_reaches_every_tensor(abc: Models, tmp_path: Path) -> None:
+    digests = [digest_of(path) for path in abc]
+    weights = [round(0.001 * place, 3) for place in range(1, 110)]
+    recipe = {"type": "sd-webui-supermerger", "weights_alpha": weights, "weights_beta": "", "model_a": digests[0],
+              "model_b": digests[1], "base_alpha": 0.9, "base_beta": 0, "mode": "Weight sum", "mbw": True,
+              "elemental_merge": ["IN410:attn1:1", ":attn2.to_q:0.7"], "calcmode": "normal"}  # fmt: skip
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(recipe))
+    found = read_recipe(path)
+    assert [told.text for told in found.notices if "elemental_merge IN410:attn1:1" in told.text]
+    plan = plan_merge(request_from_recipe(found.recipe, Finder((abc[0].parent,)), tmp_path / "o.safetensors"))
+    assert not [told for told in plan.notices if told.message is not None and told.message.id == "rule-unmatched"]
+    wanted = {name: 0.001 * place for place, name in enumerate(supermerger_xl.NAMES, start=1)}
+    for job in plan.jobs:
+        if len(job.operands) > 1:
+            name = supermergers_block(job.entry.name)
+            alpha = 0.9 if name in ("CLIPL", "VAE") else 0.7 if "attn2.to_q" in job.entry.name else wanted[name]
+            assert job.parameters["alpha"] == pytest.approx(alpha), job.entry.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "left"),
+    [
+        ("Exclude", ["IN00", "OUT05"], lambda block, key: block in ("IN00", "TIME", "OUT05")),
+        ("Include", ["OUT05"], lambda block, key: block != "OUT05"),
+        ("Exclude", ["attn2"], lambda block, key: "attn2" in key),
+        ("Include", ["attn2"], lambda block, key: "attn2" not in key),
+        ("Exclude", ["OUT05", "attn2"], lambda block, key: (block == "OUT05") != ("attn2" in key)),
+        ("Include", ["OUT05 attn2"], lambda block, key: (block == "OUT05") == ("attn2" in key)),
+    ],
+)
+def test_what_supermerger_leaves_out_stays_as_a_has_it(
+    kind: str, chosen: list[str], left: Callable[[str, str], bool], abc: Models, tmp_path: Path
+) -> None:
+    digests = [digest_of(path) for path in abc]
+    recipe = {"type": "sd-webui-supermerger", "model_a": digests[0], "model_b": digests[1], "base_alpha": 0.25,
+              "mode": "Weight sum", "mbw": False, "calcmode": "normal", kind: chosen}  # fmt: skip
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(recipe))
+    found = read_recipe(path)
+    plan = plan_merge(request_from_recipe(found.recipe, Finder((abc[0].parent,)), tmp_path / "o.safetensors"))
+    merged = [job for job in plan.jobs if len(job.operands) > 1 or job.parameters]
+    assert {left(job.block, job.entry.name) for job in merged} == {True, False}
+    for job in merged:
+        assert (job.action == "copy") == left(job.block, job.entry.name), job.entry.name
+
+
 def test_supermergers_recipe(abc: Models, tmp_path: Path) -> None:
     digests = [digest_of(path) for path in abc]
     recipe = {"type": "sd-webui-supermerger", "weights_alpha": [0.5] * 19, "weights_beta": "", "model_a": digests[0],
@@ -170,8 +231,8 @@ def test_supermergers_recipe(abc: Models, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(recipe))
     found = read_recipe(path)
-    assert found.program == "supermerger" and any("Exclude VAE" in told.text for told in found.notices)
-    assert found.recipe["rules"] == {"alpha": "OUT05:attn2:0.75"}
+    assert found.program == "supermerger" and not any("VAE" in told.text for told in found.notices)
+    assert found.recipe["rules"] == {"alpha": "OUT05:attn2:0.75,VAE::0"}
     request = request_from_recipe(found.recipe, Finder((abc[0].parent,)), tmp_path / "o.safetensors")
     assert request.block_weights == {"alpha": [0.25] + [0.5] * 19} and request.parameters == {"alpha": 0.25}
     path.write_text(json.dumps({**recipe, "mode": "Triple sum:A*(1-alpha-beta)+B*alpha+C*beta", "mbw": False}))

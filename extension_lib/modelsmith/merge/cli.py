@@ -115,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     with tqdm(total=plan.output_bytes, unit="B", unit_scale=True, disable=arguments.quiet or None) as bar:
 
         def show(progress: MergeProgress) -> None:
+            bar.total = progress.total_bytes
+            bar.set_description("measuring" if progress.stage == "measuring" else None, refresh=False)
             bar.update(progress.done_bytes - bar.n)
 
         result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads, device=arguments.device))

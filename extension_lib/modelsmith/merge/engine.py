@@ -32,7 +32,7 @@ from modelsmith.merge.plan import MergePlan, TensorJob
 from modelsmith.merge.reading import ChunkReader, Group, InputHash, Segments
 from modelsmith.merge.recipe import RECIPE_KEY, UNKNOWN_HASH
 from modelsmith.merge.request import EngineOptions, MergeProgress, MergeResult
-from modelsmith.merge.statistics import settled
+from modelsmith.merge.statistics import Watch, settled
 from modelsmith.merge.weights import WeightSource
 
 Progress = Callable[[MergeProgress], None]
@@ -53,7 +53,7 @@ def run_merge(
     """
     started = time.monotonic()
     options = options or EngineOptions()
-    plan = settled(plan, cancelled)
+    plan = settled(plan, Watch(progress, cancelled, options.threads))
     device = choose_device(options.device, plan.method)
     known = plan.hashes()
     streamed = UNKNOWN_HASH in known
@@ -129,7 +129,7 @@ def merge_into(
 
     Raises as ``run_merge`` does. Returns what was noticed about the values.
     """
-    plan = settled(plan, cancelled)
+    plan = settled(plan, Watch(progress, cancelled, threads))
     with ExitStack() as stack:
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
@@ -226,6 +226,7 @@ class _Run:
         with self.guard:
             self.errors.append(error)
         self.writer.stop()
+        self.pieces.stop()
         for digest in self.hashes.values():
             digest.stop()
 

@@ -6,10 +6,12 @@ Facts of their forms: A1111 1.10.1 ``modules/extras.py`` (run_modelmerger), supe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from modelsmith.merge import supermerger_xl
 from modelsmith.merge.guard import Notice, notice
 from modelsmith.merge.mecha_text import MechaNode, parse_mecha
 from modelsmith.merge.messages import bad_file
@@ -90,15 +92,12 @@ def from_supermerger(path: Path, found: Mapping[str, Any], models: Mapping[str, 
     entries = _entries([found.get(f"model_{letter}") for letter in "abc"][: METHODS[method].models[0]], models)
     recipe = _recipe(method, entries, parameters)
     notices: list[Notice] = []
+    long: dict[str, str] = {}
     if found.get("mbw"):
-        recipe["blocks"] = _supermerger_blocks(found, recipe["parameters"], notices)
-    rules = _supermerger_rules(found.get("elemental_merge"))
-    if rules:
-        recipe["rules"] = {"alpha": rules}
+        recipe["blocks"], long = _supermerger_blocks(found, recipe["parameters"])
+    recipe["rules"] = _supermerger_rules(found.get("elemental_merge"), long, notices)
     for key in ("Include", "Exclude"):
-        chosen = [str(one) for one in cast("list[object]", found.get(key) or []) if str(one)]
-        if chosen:
-            notices.append(_lost(f"{key} {' '.join(chosen)}"))
+        _left_alone(key, [str(one) for one in cast("list[object]", found.get(key) or [])], recipe, notices)
     if calc == "extract":
         notices.append(_lost("extract, without its gamma"))
     recipe["output"] = f"{path.stem}-replayed.safetensors"
@@ -107,9 +106,10 @@ def from_supermerger(path: Path, found: Mapping[str, Any], models: Mapping[str, 
 
 
 def _supermerger_blocks(
-    found: Mapping[str, Any], parameters: Mapping[str, float], notices: list[Notice]
-) -> dict[str, list[float]]:
-    """Its lists begin after BASE, whose weight is the plain alpha or beta."""
+    found: Mapping[str, Any], parameters: Mapping[str, float]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Weights by block, and rules where a list is finer. Its lists begin after BASE, whose weight is the plain one."""
+    long: dict[str, str] = {}
     blocks: dict[str, list[float]] = {}
     for name, value in parameters.items():
         given = found.get(f"weights_{name}")
@@ -118,17 +118,62 @@ def _supermerger_blocks(
         if not isinstance(given, list) or not given:
             continue
         row = [float(part) for part in cast("list[Any]", given)]
-        if len(row) == 109:
-            notices.append(_lost(f"the 110 weights of {name}"))
+        if len(row) == len(supermerger_xl.NAMES):
+            long[name] = supermerger_xl.as_rules(row)
             continue
         # 26 values and SDXL's 20 arrive without BASE; 61 of FLUX.1 begin with CLIP in its place.
         blocks[name] = [value, *row] if len(row) in (25, 19, 60) else row
-    return blocks
+    return blocks, long
 
 
-def _supermerger_rules(given: object) -> str:
+def _supermerger_rules(given: object, long: Mapping[str, str], notices: list[Notice]) -> dict[str, str]:
+    """The rules of its elemental merge behind those of long lists, with which its rules name blocks otherwise."""
     parts = [str(one) for one in cast("list[object]", given)] if isinstance(given, list) else [str(given or "")]
-    return ",".join(part for part in parts if part.count(":") == 2)
+    kept = [part for part in parts if part.count(":") == 2]
+    if long:
+        lost = [part for part in kept if part.split(":")[0].strip()]
+        notices.extend(_lost(f"elemental_merge {part}") for part in lost)
+        kept = [part for part in kept if part not in lost]
+    if "beta" in long:
+        notices.append(_lost("a defect by which supermerger takes long lists of beta for alpha; here they are beta's"))
+    rules = {**long, "alpha": ",".join(part for part in (long.get("alpha", ""), *kept) if part)}
+    return {name: text for name, text in rules.items() if text}
+
+
+_BLOCK = re.compile(r"(?:BASE|VAE|(?:IN|M|OUT|D|S)\d\d|IN|OUT|CLIP|T5)(?:-(?:IN|M|OUT|D|S)\d\d)?\Z")
+_TAKEN_ALONG = {"IN00": "TIME", "OUT11": "FINAL"}
+
+
+def _left_alone(key: str, chosen: Sequence[str], recipe: dict[str, Any], notices: list[Notice]) -> None:
+    """Include and Exclude as rules of weight 0 behind all others: what they leave out stays as A has it.
+
+    Each list holds blocks and pieces of names, and a tensor that is in both a block and under a name is turned back
+    (supermerger's ``excluder``), which takes a rule for the blocks and one for the others.
+    """
+    words = [word for one in chosen for word in one.split() if word not in ("print", "")]
+    blocks = [word for word in words if _BLOCK.match(word)]
+    names = [word for word in words if word not in blocks and word != "Adjust"]
+    weights = METHODS[recipe["method"]].neutral
+    if "Adjust" in words or (words and not weights):
+        notices.append(_lost(f"{key} {' '.join(words)}"))
+        return
+    blocks += [_TAKEN_ALONG[block] for block in blocks if block in _TAKEN_ALONG]
+    inside, outside = " ".join(blocks), f"NOT {' '.join(blocks)}"
+    under, others = " ".join(names), f"NOT {' '.join(names)}"
+    without = key == "Include"
+    rules: list[str] = []
+    if blocks and names:
+        rules = [f"{inside}:{under if without else others}:0", f"{outside}:{others if without else under}:0"]
+    elif blocks:
+        rules = [f"{outside if without else inside}::0"]
+    elif names:
+        rules = [f":{others if without else under}:0"]
+    if len(names) > 1:
+        notices.append(_lost(f"{key} for tensors under several of {under}"))
+    if rules:
+        given = cast("dict[str, str]", recipe.setdefault("rules", {}))
+        for weight in weights:
+            given[weight] = ",".join(part for part in (given.get(weight, ""), *rules) if part)
 
 
 _MECHA = {

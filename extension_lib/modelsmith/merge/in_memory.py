@@ -18,7 +18,7 @@ from modelsmith.merge.block_cache import BlockCache, JobKeys
 from modelsmith.merge.engine import IsCancelled, Progress, merge_into
 from modelsmith.merge.guard import Notice
 from modelsmith.merge.plan import MergePlan, TensorJob
-from modelsmith.merge.statistics import settled
+from modelsmith.merge.statistics import Watch, settled
 
 SLAB_BYTES = 32 << 20
 """Tensors share pieces of memory of about this size, so that a loader that drops tensors as it goes frees memory."""
@@ -111,7 +111,7 @@ def merge_to_tensors(
     cache: takes what was computed and gives back what a later plan shares with it. Raises as ``run_merge`` does,
     except that nothing is written.
     """
-    plan = settled(plan, cancelled)
+    plan = settled(plan, Watch(progress, cancelled))
     keys = JobKeys(plan)
     known: dict[str, Tensor] = {}
     if cache is not None and cache.limit:

@@ -41,7 +41,12 @@ def keep_memory() -> None:
 
 def working_type(output: str, operands: Sequence[Tensor]) -> torch.dtype:
     """The type to compute in: wider than the output and than every operand."""
-    widest = max((operand.element_size() for operand in operands), default=0)
+    return working_kind(output, [operand.dtype for operand in operands])
+
+
+def working_kind(output: str, operands: Sequence[torch.dtype]) -> torch.dtype:
+    """``working_type`` by the operands' types."""
+    widest = max((kind.itemsize for kind in operands), default=0)
     return torch.float64 if widest > 2 or output in ("F32", "F64") else torch.float32
 
 
@@ -56,6 +61,11 @@ class Kernel:
         self._function: Callable[..., Any] = method.function()
         self._device = None if device is None else DeviceWork(device, self._function)
         self._scratch: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it computes elsewhere than on the CPU."""
+        return self._device is not None
 
     def _buffer(self, slot: int, kind: torch.dtype, size: int) -> Tensor:
         found = self._scratch.get((slot, kind))

@@ -10,15 +10,18 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from modelsmith.files.dtypes import count
+from modelsmith.errors import Cancelled
+from modelsmith.files.dtypes import count, torch_dtype
 from modelsmith.lora.stack import LoraStack
-from modelsmith.merge.kernels import Kernel, rounded, working_type
+from modelsmith.merge.kernels import Kernel, rounded, working_kind, working_type
 from modelsmith.merge.plan import TensorJob
+from modelsmith.merge.streaming import StreamedMethod, StreamedTensor, rows_of, streamed
 from modelsmith.merge.weights import WeightSource
 
 PIECE = 1 << 20
@@ -54,29 +57,40 @@ class Pieces:
         self._locks: dict[tuple[str, int], threading.Lock] = {}
         self._ready: dict[tuple[str, int], _Ready] = {}
         self._scales: dict[str, float] = {}
+        self._streamed: dict[str, StreamedTensor] = {}
+        self._left: dict[str, int] = {}
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Make threads that are at work on a tensor together raise Cancelled."""
+        with self._guard:
+            self._stopped = True
+            for tensor in self._streamed.values():
+                tensor.stop()
 
     def take(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
         """``length`` values of a job's tensor from the ``first`` on, flat and in the output's type."""
-        size = self._size(job)
+        size = self._size(job, kernel)
         parts: list[Tensor] = []
         for index in range(first // size, -(-(first + length) // size)):
             begin, end = max(first, index * size), min(first + length, (index + 1) * size)
             parts.append(self._piece(job, index, (begin - index * size, end - index * size), kernel))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _size(self, job: TensorJob) -> int:
+    def _size(self, job: TensorJob, kernel: Kernel) -> int:
         """Values in each piece but the last."""
         shape = job.entry.shape
-        if job.action not in ("copy", "elements") or (job.lora and not self._separable(job)):
-            return max(1, count(shape))
-        row = max(1, prod(shape[1:]))
-        return max(1, PIECE // row) * row
+        whole = job.lora and not self._separable(job)
+        if not whole and job.action in ("copy", "elements"):
+            return rows_of(shape, PIECE) * max(1, prod(shape[1:]))
+        found = None if whole else _by_rows(job, kernel)
+        return max(1, count(shape)) if found is None else found.whole.rows * found.whole.width
 
     def _separable(self, job: TensorJob) -> bool:
         return self._shared.lora is not None and self._shared.lora.separable(job.entry.name)
 
     def _piece(self, job: TensorJob, index: int, part: tuple[int, int], kernel: Kernel) -> Tensor:
-        size, total = self._size(job), count(job.entry.shape)
+        size, total = self._size(job, kernel), count(job.entry.shape)
         first, length = index * size, min(size, total - index * size)
         key = (job.entry.name, index)
         with self._lock(key):
@@ -89,7 +103,14 @@ class Pieces:
             found.used += part[1] - part[0]
             if found.used >= length:
                 del self._ready[key]
+                self._finished(job, length)
         return found.values[part[0] : part[1]]
+
+    def _finished(self, job: TensorJob, length: int) -> None:
+        with self._guard:
+            self._left[job.entry.name] = self._left.get(job.entry.name, count(job.entry.shape)) - length
+            if not self._left[job.entry.name]:
+                self._streamed.pop(job.entry.name, None)
 
     def _lock(self, key: tuple[str, int]) -> threading.Lock:
         with self._guard:
@@ -133,16 +154,37 @@ class Pieces:
         return "F64" if job.lora and job.action in ("copy", "elements") and small else job.entry.dtype
 
     def _rows(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
-        flat = [self._shared.sources[operand.model].load_flat(operand.name, first, length) for operand in job.operands]
-        if job.action == "copy":
-            wide = flat[0].to(working_type(self._inside(job), flat))
+        if job.action == "whole":
+            wide = self._stream(job, kernel).values(first // self._size(job, kernel)).reshape(-1)
         else:
-            wide = kernel.whole(flat, self._inside(job), job.parameters)
+            flat = [self._load(job, number, first, length) for number in range(len(job.operands))]
+            if job.action == "copy":
+                wide = flat[0].to(working_type(self._inside(job), flat))
+            else:
+                wide = kernel.whole(flat, self._inside(job), job.parameters)
         if job.lora and self._shared.lora is not None:
             row = max(1, prod(job.entry.shape[1:]))
             rows = wide.reshape(-1, *job.entry.shape[1:])
             wide = self._shared.lora.apply_rows(job.entry.name, rows, first // row).reshape(-1)
         return wide
+
+    def _load(self, job: TensorJob, number: int, first: int, length: int) -> Tensor:
+        operand = job.operands[number]
+        return self._shared.sources[operand.model].load_flat(operand.name, first, length)
+
+    def _stream(self, job: TensorJob, kernel: Kernel) -> StreamedTensor:
+        """The tensor that threads work on together, begun by the first of them."""
+        with self._lock((job.entry.name, -2)):
+            found = self._streamed.get(job.entry.name)
+            if found is None:
+                method = _by_rows(job, kernel)
+                assert method is not None  # _size asked for this
+                made = method.begin(job.parameters, partial(self._load, job))
+                with self._guard:
+                    if self._stopped:
+                        raise Cancelled
+                    found = self._streamed[job.entry.name] = made
+        return found
 
     def _with_lora(self, job: TensorJob, wide: Tensor) -> Tensor:
         if not job.lora or self._shared.lora is None:
@@ -172,7 +214,7 @@ class Pieces:
         name = job.entry.name
         with self._lock((name, -1)):
             if name not in self._scales:
-                size, total = self._size(job), count(job.entry.shape)
+                size, total = self._size(job, kernel), count(job.entry.shape)
                 largest = 0.0
                 for first in range(0, total, size):
                     wide = self._wide(job, first, min(size, total - first), kernel)
@@ -187,3 +229,11 @@ class Pieces:
         if found.dtype != torch.int64 or not torch.equal(found, right):
             self._shared.repaired(job)
         return right
+
+
+def _by_rows(job: TensorJob, kernel: Kernel) -> StreamedMethod | None:
+    """How to compute a run of rows without holding the tensor, where that can be done."""
+    if job.action != "whole" or kernel.on_device:  # for a GPU the time goes into bringing tensors up
+        return None
+    kinds = tuple(torch_dtype(operand.info.dtype) for operand in job.operands)
+    return streamed(kernel.method, job.entry.shape, working_kind(job.entry.dtype, kinds), kinds)

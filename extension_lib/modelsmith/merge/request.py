@@ -68,11 +68,15 @@ class MergeRequest:
 
 @dataclass(frozen=True, slots=True)
 class MergeProgress:
-    """How far a merge has come. stage: ``merging`` or ``finishing``; bytes are of the output."""
+    """How far a merge has come.
+
+    stage: ``measuring`` (a first pass over the models, of some methods), ``merging`` or ``finishing``; bytes are of the
+    output.
+    """
 
     done_bytes: int
     total_bytes: int
-    stage: Literal["merging", "finishing"]
+    stage: Literal["measuring", "merging", "finishing"]
     seconds: float
 
 

@@ -346,9 +346,9 @@ DELLA = declare(
         id="della",
         label="DELLA",
         formula="A + alpha·mean of those (B − A)·m / p, … that have the elected sign, m = 1 with the probability p, "
-        "p = density + (rank of |B − A| in 0..1 − 1/2)·window",
+        "p = density + (rank of |B − A| in its row, in 0..1, − 1/2)·window",
         summary="DARE-TIES in which large changes are kept more often than small ones.",
-        reference="Deep et al. 2024, DELLA-Merging, arXiv:2406.11617",
+        reference="Deep et al. 2024, DELLA-Merging, arXiv:2406.11617; ranks by row as in arcee-ai/mergekit",
         models=(2, None),
         parameters=(_SPARSE_ALPHA, _DENSITY, ParameterSpec("window", "Window", 0.2, 0.0, 1.0, strict=True), SEED),
         scope="tensor",

@@ -31,14 +31,14 @@ def _columns(sums: Tensor) -> Tensor:
     return torch.where(lengths > 0, sums[0] / torch.where(lengths > 0, lengths, 1.0), 0.0)
 
 
-def _likeness_a(sums: Tensor) -> Tensor:
+def likeness_a(sums: Tensor) -> Tensor:
     """Each column's cosine, and that of the tensors once their columns have the length 1, in equal parts."""
     columns = _columns(sums)
     counted = math.sqrt(float((sums[1] > 0).sum()) * float((sums[2] > 0).sum()))
     return (columns + float(columns.sum()) / counted) / 2 if counted else columns
 
 
-def _likeness_b(sums: Tensor) -> Tensor:
+def likeness_b(sums: Tensor) -> Tensor:
     """Each column's cosine and that of the whole tensors, in equal parts."""
     lengths = math.sqrt(float(sums[1].sum()) * float(sums[2].sum()))
     columns = _columns(sums)
@@ -61,8 +61,12 @@ def _range(values: Tensor) -> Mapping[str, float]:
     return {"low": float(ordered[0]), "high": float(ordered[-1])}
 
 
-def _mixed(a: Tensor, b: Tensor, likeness: Tensor, alpha: float, low: float, high: float) -> Tensor:
-    """A by the share k, B by the rest; where the whole model is equally alike, k is 1 − |alpha|."""
+def mixed(a: Tensor, b: Tensor, likeness: Tensor, alpha: float, span: tuple[float, float]) -> Tensor:
+    """A by the share k, B by the rest; where the whole model is equally alike, k is 1 − |alpha|.
+
+    span: the lowest and the highest likeness in the model.
+    """
+    low, high = span
     scaled = (likeness - low) / (high - low) if high > low else torch.ones_like(likeness)
     share = (scaled - abs(alpha)).clamp(0.0, 1.0).to(a.dtype)
     return torch.lerp(b, a, share.reshape((1, *a.shape[1:]) if a.dim() else ()))
@@ -71,14 +75,14 @@ def _mixed(a: Tensor, b: Tensor, likeness: Tensor, alpha: float, low: float, hig
 @implements(catalogue.COSINE_A)
 def cosine_a(a: Tensor, b: Tensor, *, alpha: float, low: float, high: float) -> Tensor:
     """The range is that of the columns' cosines alone, as supermerger has it."""
-    return _mixed(a, b, _likeness_a(column_sums(a, b)), alpha, low, high) if a.numel() else a.clone()
+    return mixed(a, b, likeness_a(column_sums(a, b)), alpha, (low, high)) if a.numel() else a.clone()
 
 
 @implements(catalogue.COSINE_B)
 def cosine_b(a: Tensor, b: Tensor, *, alpha: float, low: float, high: float) -> Tensor:
     """The range is that of the same likeness."""
-    return _mixed(a, b, _likeness_b(column_sums(a, b)), alpha, low, high) if a.numel() else a.clone()
+    return mixed(a, b, likeness_b(column_sums(a, b)), alpha, (low, high)) if a.numel() else a.clone()
 
 
 first_pass(catalogue.COSINE_A, FirstPass(column_sums, _columns, _range))
-first_pass(catalogue.COSINE_B, FirstPass(column_sums, _likeness_b, _range))
+first_pass(catalogue.COSINE_B, FirstPass(column_sums, likeness_b, _range))

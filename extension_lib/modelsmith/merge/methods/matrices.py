@@ -16,7 +16,7 @@ _GENERIC = 0.7390851332151607
 """Any number does for which no two eigenvalues that differ give the same cos + c·sin; this one is cos of itself."""
 
 
-def _as_matrix(values: Tensor) -> Tensor:
+def as_matrix(values: Tensor) -> Tensor:
     """Kernels of convolutions as the short side (channels by places of the kernel), other tensors by their rows."""
     if values.dim() == 4 and values.shape[2] * values.shape[3] > 1:
         return values.reshape(values.shape[0] * values.shape[1], -1)
@@ -25,7 +25,12 @@ def _as_matrix(values: Tensor) -> Tensor:
 
 def nearest_rotation(a: Tensor, b: Tensor, *, proper: bool) -> Tensor:
     """The orthogonal Q that minimises ``|A·Q − B|``; ``proper``: no reflection, which has no fractional power."""
-    u, _, vh = svd(a.T @ b)
+    return rotation_of(a.T @ b, proper=proper)
+
+
+def rotation_of(product: Tensor, *, proper: bool) -> Tensor:
+    """``nearest_rotation`` from the product ``Aᵀ·B``."""
+    u, _, vh = svd(product)
     linalg = cast(Any, torch).linalg
     if proper and float(linalg.det(u @ vh)) < 0:
         u[:, -1] *= -1
@@ -52,7 +57,7 @@ def rotate(a: Tensor, b: Tensor, *, alignment: float, alpha: float) -> Tensor:
         return weighted_sum(a, b, alpha=alpha)
     if alignment == 1.0 and alpha == 1.0:
         return b.clone()
-    first, second = _as_matrix(a).double(), _as_matrix(b).double()
+    first, second = as_matrix(a).double(), as_matrix(b).double()
     wide = first.shape[0] < first.shape[1]
     if wide:
         first, second = first.T, second.T

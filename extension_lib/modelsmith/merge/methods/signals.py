@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, cast
 
@@ -66,6 +68,14 @@ def smooth_add(a: Tensor, b: Tensor, c: Tensor, *, alpha: float) -> Tensor:
     return add_scaled(a, gaussian(median_of_neighbours(b - c)), alpha) if a.numel() else a.clone()
 
 
+def ranks_taken(count: int, alpha: float, beta: float) -> tuple[int, int, bool]:
+    """Between which ranks (from 1, the first excluded) magnitudes are chosen, or with True outside of them."""
+    begin = math.fmod(beta, 1.0)
+    wraps = begin + alpha > 1
+    low, high = (begin + alpha - 1, begin) if wraps else (begin, begin + alpha)
+    return round(low * count), round(high * count), wraps
+
+
 def _magnitude(values: Tensor, rank: int) -> float:
     """The magnitude of a rank, counted from 1; -1 for rank 0, below all."""
     return float(torch.kthvalue(values.abs(), rank).values) if rank > 0 else -1.0
@@ -77,14 +87,12 @@ def top_k_tensor_sum(a: Tensor, b: Tensor, *, alpha: float, beta: float) -> Tens
     count = a.numel()
     if count < 2 or alpha <= 0:
         return a.clone()
-    begin = math.fmod(beta, 1.0)
-    wraps = begin + alpha > 1
-    low, high = (begin + alpha - 1, begin) if wraps else (begin, begin + alpha)
+    low, high, wraps = ranks_taken(count, alpha, beta)
     ordered = torch.sort(a.reshape(-1)).values
     ranks = torch.empty(count, dtype=torch.int64, device=a.device)
     ranks[torch.argsort(b.reshape(-1), stable=True)] = torch.arange(count, device=a.device)
     moved = ordered[ranks]
-    bottom, top = _magnitude(ordered, round(low * count)), _magnitude(ordered, round(high * count))
+    bottom, top = _magnitude(ordered, low), _magnitude(ordered, high)
     chosen = (moved.abs() > bottom) & (moved.abs() <= top)
     return torch.where(chosen != wraps, moved, a.reshape(-1)).reshape(a.shape)
 
@@ -116,13 +124,16 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, bet
     return result.reshape(a.shape)
 
 
-def _chosen(chance: Tensor, evenness: float, seed: int) -> Tensor:
-    """Chances themselves (1), draws of 0 or 1 by them (0), or a mixture."""
+def chosen(chance: Tensor, evenness: float, draw: Callable[[], Tensor]) -> Tensor:
+    """Chances themselves (1), draws of 0 or 1 by them (0), or a mixture. draw: gives numbers from 0 to 1."""
     if evenness >= 1.0:
         return chance
-    generator = torch.Generator().manual_seed(int(seed))
-    drawn = (torch.rand(chance.shape, generator=generator, dtype=torch.float32) < chance).to(chance.dtype)
+    drawn = (draw() < chance).to(chance.dtype)
     return drawn + (chance - drawn) * evenness
+
+
+def _draw(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float32)
 
 
 @implements(catalogue.COMPARATIVE_INTERPOLATION)
@@ -133,7 +144,7 @@ def comparative_interpolation(a: Tensor, b: Tensor, *, alpha: float, beta: float
     if alpha <= 0 or largest == 0.0:
         return a.clone()
     base = distance / largest if beta else (largest - distance) / largest
-    return torch.lerp(a, b, _chosen(base.pow(1.0 / alpha - 1.0), gamma, seed))
+    return torch.lerp(a, b, chosen(base.pow(1.0 / alpha - 1.0), gamma, partial(_draw, a.shape, seed)))
 
 
 @implements(catalogue.ENHANCED_INTERPOLATION)
@@ -149,4 +160,4 @@ def enhanced_interpolation(  # noqa: PLR0913 - a method takes what its specifica
     mean = likeness.double().mean(0, keepdim=True) if a.dim() else likeness.double()
     inside = (mean > low) & (mean < high)
     chance = torch.where(inside, likeness.pow(1.0 / alpha - 1.0), 0.0)
-    return torch.lerp(a, b, _chosen(chance, gamma, seed))
+    return torch.lerp(a, b, chosen(chance, gamma, partial(_draw, a.shape, seed)))

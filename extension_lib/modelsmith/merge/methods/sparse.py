@@ -12,17 +12,27 @@ from modelsmith.merge.methods.basic import add_scaled
 from modelsmith.merge.methods.spec import implements
 
 
-def _largest(difference: Tensor, share: float) -> Tensor:
-    """A mask of the ``share`` of values with the largest magnitudes; at equal magnitude all are kept."""
+def _limit(difference: Tensor, share: float) -> float | None:
+    """The smallest magnitude among the ``share`` of largest ones; None for a share of none."""
     count = round(difference.numel() * share)
     if count <= 0:
-        return torch.zeros_like(difference, dtype=torch.bool)
+        return None
     magnitudes = difference.abs().reshape(-1)
-    threshold = torch.kthvalue(magnitudes, difference.numel() - count + 1).values
-    return (magnitudes >= threshold).reshape(difference.shape)
+    return float(torch.kthvalue(magnitudes, difference.numel() - count + 1).values)
 
 
-def _elect(differences: Sequence[Tensor]) -> Tensor:
+def kept(difference: Tensor, limit: float | None, below: float | None = None) -> Tensor:
+    """Changes as large as a limit, at equal magnitude all, and smaller than another; 0 in the place of the others."""
+    if limit is None:
+        return torch.zeros_like(difference)
+    magnitudes = difference.abs()
+    wanted = magnitudes >= limit
+    if below is not None:
+        wanted &= magnitudes < below
+    return torch.where(wanted, difference, 0.0)
+
+
+def elect(differences: Sequence[Tensor]) -> Tensor:
     """The mean of those changes whose sign is that of their sum; 0 where there is none."""
     total = torch.stack(list(differences)).sum(0)
     sign = torch.sign(total)
@@ -35,82 +45,95 @@ def _elect(differences: Sequence[Tensor]) -> Tensor:
     return agreeing / number.clamp(min=1)
 
 
-def _mean(differences: Sequence[Tensor]) -> Tensor:
+def mean_of(differences: Sequence[Tensor]) -> Tensor:
+    """The mean of changes."""
     return torch.stack(list(differences)).mean(0)
 
 
-def _thinned(a: Tensor, finetunes: Sequence[Tensor], density: float, seed: int) -> list[Tensor]:
-    """Changes kept with probability ``density`` and scaled up by its inverse, from one random stream per tensor."""
+def thinned(difference: Tensor, drawn: Tensor, density: float) -> Tensor:
+    """Changes kept with probability ``density`` and scaled up by its inverse. drawn: numbers from 0 to 1."""
+    return torch.where(drawn < density, difference / density if density else 0.0, 0.0)
+
+
+def _draws(a: Tensor, count: int, seed: int) -> list[Tensor]:
+    """Random numbers from 0 to 1 in A's shape for each of ``count`` finetunes, from one random stream per tensor."""
     generator = torch.Generator().manual_seed(int(seed))
-    kept: list[Tensor] = []
-    for model in finetunes:
-        mask = torch.rand(a.shape, generator=generator, dtype=torch.float32) < density
-        kept.append(torch.where(mask, (model - a) / density if density else 0.0, 0.0))
-    return kept
+    return [torch.rand(a.shape, generator=generator, dtype=torch.float32) for _ in range(count)]
+
+
+def _thinned(a: Tensor, finetunes: Sequence[Tensor], density: float, seed: int) -> list[Tensor]:
+    draws = _draws(a, len(finetunes), seed)
+    return [thinned(model - a, drawn, density) for model, drawn in zip(finetunes, draws, strict=True)]
 
 
 @implements(catalogue.TIES)
 def ties(a: Tensor, *finetunes: Tensor, alpha: float, density: float) -> Tensor:
     """Trim, elect a sign, average what agrees with it."""
-    trimmed = [torch.where(_largest(model - a, density), model - a, 0.0) for model in finetunes]
-    return add_scaled(a, _elect(trimmed), alpha)
+    differences = [model - a for model in finetunes]
+    return add_scaled(a, elect([kept(one, _limit(one, density)) for one in differences]), alpha)
 
 
 @implements(catalogue.DARE)
 def dare(a: Tensor, *finetunes: Tensor, alpha: float, density: float, seed: int) -> Tensor:
     """Drop and rescale."""
-    return add_scaled(a, _mean(_thinned(a, finetunes, density, seed)), alpha)
+    return add_scaled(a, mean_of(_thinned(a, finetunes, density, seed)), alpha)
 
 
 @implements(catalogue.DARE_TIES)
 def dare_ties(a: Tensor, *finetunes: Tensor, alpha: float, density: float, seed: int) -> Tensor:
     """Drop and rescale, then elect a sign."""
-    return add_scaled(a, _elect(_thinned(a, finetunes, density, seed)), alpha)
+    return add_scaled(a, elect(_thinned(a, finetunes, density, seed)), alpha)
 
 
 @implements(catalogue.BREADCRUMBS)
 def breadcrumbs(a: Tensor, *finetunes: Tensor, alpha: float, density: float, gamma: float) -> Tensor:
     """Of each difference, the share ``gamma`` of largest changes goes, then ``density`` of all are kept."""
-    kept: list[Tensor] = []
-    for model in finetunes:
-        difference = model - a
-        outliers = _largest(difference, gamma)
-        wanted = _largest(difference, min(1.0, gamma + density))
-        kept.append(torch.where(wanted & ~outliers, difference, 0.0))
-    return add_scaled(a, _mean(kept), alpha)
+    differences = [model - a for model in finetunes]
+    share = min(1.0, gamma + density)
+    return add_scaled(a, mean_of([kept(one, _limit(one, share), _limit(one, gamma)) for one in differences]), alpha)
 
 
 def _ranks(difference: Tensor) -> Tensor:
-    """The place of each value by rising magnitude, from 1 / n to 1; equal magnitudes in the order of the tensor."""
-    flat = difference.abs().reshape(-1)
-    places = torch.empty_like(flat)
-    order = torch.argsort(flat, stable=True)
-    places[order] = torch.arange(1, flat.numel() + 1, dtype=flat.dtype)
-    return (places / max(1, flat.numel())).reshape(difference.shape)
+    """The place of each value in its row by rising magnitude, from 1 / n to 1; equal ones in the order of the row."""
+    rows = difference.abs().reshape(difference.shape[0] if difference.dim() > 1 else 1, -1)
+    places = torch.arange(1, rows.shape[1] + 1, dtype=rows.dtype).expand_as(rows)
+    ranks = torch.empty_like(rows).scatter_(1, torch.argsort(rows, dim=1, stable=True), places)
+    return (ranks / max(1, rows.shape[1])).reshape(difference.shape)
+
+
+def pruned(difference: Tensor, drawn: Tensor, density: float, window: float) -> Tensor:
+    """Changes kept with a probability by their rank in the row, and scaled up by its inverse.
+
+    drawn: numbers from 0 to 1.
+    """
+    width = difference[0].numel() if difference.dim() > 1 and difference.numel() else difference.numel()
+    middle = (width + 1) / (2 * max(1, width))
+    share = (density + (_ranks(difference) - middle) * window).clamp(0.0, 1.0)
+    return torch.where(drawn < share, difference / torch.where(share > 0, share, 1.0), 0.0)
 
 
 @implements(catalogue.DELLA)
 def della(a: Tensor, *finetunes: Tensor, alpha: float, density: float, window: float, seed: int) -> Tensor:
     """Drop with a probability by rank, scale up by its inverse, elect a sign, average what agrees with it."""
-    generator = torch.Generator().manual_seed(int(seed))
-    kept: list[Tensor] = []
-    for model in finetunes:
-        difference = model - a
-        middle = (difference.numel() + 1) / (2 * max(1, difference.numel()))
-        share = (density + (_ranks(difference) - middle) * window).clamp(0.0, 1.0)
-        mask = torch.rand(a.shape, generator=generator, dtype=torch.float32) < share
-        kept.append(torch.where(mask, difference / torch.where(share > 0, share, 1.0), 0.0))
-    return add_scaled(a, _elect(kept), alpha)
+    draws = _draws(a, len(finetunes), seed)
+    left = [pruned(model - a, drawn, density, window) for model, drawn in zip(finetunes, draws, strict=True)]
+    return add_scaled(a, elect(left), alpha)
+
+
+def dropped(
+    a: Tensor, finetunes: Sequence[Tensor], draws: Sequence[Tensor], density: float, rescale: float
+) -> tuple[Tensor, float]:
+    """The mean of the changes that are left at each place, and what to divide it by."""
+    total, number = torch.zeros_like(a), torch.zeros_like(a)
+    for model, drawn in zip(finetunes, draws, strict=True):
+        mask = drawn < density
+        total += torch.where(mask, model - a, 0.0)
+        number += mask
+    return total / number.clamp(min=1), density**rescale if density > 0 else 1.0
 
 
 @implements(catalogue.DROPOUT)
 def dropout(a: Tensor, *finetunes: Tensor, alpha: float, density: float, rescale: float, seed: int) -> Tensor:
     """Every model's changes are dropped by a mask of its own; where several are left, their mean counts."""
-    generator = torch.Generator().manual_seed(int(seed))
-    total, number = torch.zeros_like(a), torch.zeros_like(a)
-    for model in finetunes:
-        mask = torch.rand(a.shape, generator=generator, dtype=torch.float32) < density
-        total += torch.where(mask, model - a, 0.0)
-        number += mask
-    scale = density**rescale if density > 0 else 1.0
-    return add_scaled(a, total / number.clamp(min=1), alpha / scale)
+    mean, scale = dropped(a, finetunes, _draws(a, len(finetunes), seed), density, rescale)
+    return add_scaled(a, mean, alpha / scale)
