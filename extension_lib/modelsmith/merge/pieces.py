@@ -146,8 +146,8 @@ class Pieces:
     def _inside(self, job: TensorJob) -> str:
         """The type to ask for before the LoRAs: fp64 for what they change, else as for any tensor of the output's type.
 
-        Sums of a LoRA's products are off by their own size, and what is added to may nearly cancel them: in fp32 an
-        fp16 result was measured 0.53 ulp off. Methods on whole tensors have wider bounds of their own, and modules
+        Sums of a LoRA's products are off by their own size, and what is added to may nearly cancel them: in fp32
+        fp16 results were more than 0.502 ulp off. Methods on whole tensors have wider bounds of their own, and modules
         that need their whole tensor in memory (DoRA, OFT) do without on very large ones, for its size.
         """
         small = count(job.entry.shape) <= _LARGEST_IN_FP64 or self._separable(job)
@@ -208,8 +208,8 @@ class Pieces:
         """``max|w| / 448`` of a weight as it will be before it is scaled, rounded to float32; 1 for zeros.
 
         The weight is computed once for this and once more to be written: kept, all weights of a model would have to
-        be held, since the scales stand at the front of the file. The first time takes a sixth of the merge's processor
-        time, most of which goes into rounding to fp8.
+        be held, since the scales stand at the front of the file. The first time was measured as a sixth of a weighted
+        sum's processor time.
         """
         name = job.entry.name
         with self._lock((name, -1)):
