@@ -205,7 +205,7 @@ def all_finite(values: Tensor) -> bool:
         return True
     if values.element_size() == 1:
         values = values.float()
-    # A sum takes three fifths of the time of the extremes. Where it is finite, so is every value; large values may overflow it.
+    # A sum takes three fifths of the extremes' time. Where it is finite, so is every value; large ones may overflow it.
     if math.isfinite(float(values.sum())):
         return True
     low, high = torch.aminmax(values)  # a NaN anywhere makes both NaN
