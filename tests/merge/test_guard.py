@@ -298,3 +298,14 @@ def test_every_sentence_has_both_languages_with_the_same_places(name: str) -> No
     for english, japanese in pairs:
         assert placeholders(english) == placeholders(japanese) and english.isprintable()
         assert any(ord(letter) > 0x3000 for letter in japanese)
+
+
+@pytest.mark.parametrize("method", ["triple_sum", "sum_twice"])
+def test_a_third_model_that_has_no_part_is_not_judged(method: str, tmp_path: Path) -> None:
+    a, b = (write_model(tmp_path / f"{seed}.safetensors", Model(seed=seed)) for seed in (1, 2))
+    v = write_model(tmp_path / "v.safetensors", Model(seed=3, markers=("v_pred",)))
+    request = MergeRequest((a, b, v), method, tmp_path / "o.safetensors", {"alpha": 0.5, "beta": 0.0})
+    assert plan_merge(request).verdict.type == "epsilon"
+    blocks = {"beta": {"OUT03": 0.1}}
+    with pytest.raises(PredictionMixError):
+        plan_merge(MergeRequest((a, b, v), method, tmp_path / "o.safetensors", request.parameters, blocks))

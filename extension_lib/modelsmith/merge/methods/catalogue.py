@@ -57,6 +57,7 @@ TRIPLE_SUM = declare(
         module=_COMBINE,
         neutral=("alpha", "beta"),
         arrives=True,
+        weighs_c="beta",
     )
 )
 
@@ -74,6 +75,7 @@ SUM_TWICE = declare(
         module=_COMBINE,
         neutral=("alpha", "beta"),
         arrives=True,
+        weighs_c="beta",
     )
 )
 

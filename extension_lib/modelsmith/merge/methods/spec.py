@@ -51,6 +51,7 @@ class MethodSpec:
     statistics: numbers that a first pass over the whole model finds (see ``FirstPass``), which the function takes too.
     neutral: the parameters that give A back when all of them are 0.
     arrives: whether alpha = 1, with the other neutral parameters at 0, gives B.
+    weighs_c: the parameter at whose 0 C has no part in the result.
     """
 
     id: str
@@ -67,6 +68,7 @@ class MethodSpec:
     neutral: tuple[str, ...] = ("alpha",)
     statistics: tuple[str, ...] = ()
     arrives: bool = False
+    weighs_c: str = ""
 
     def check_models(self, given: int) -> None:
         """Raise UsageError where the method takes another number of models."""
