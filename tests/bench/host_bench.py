@@ -1,12 +1,17 @@
 """What Modelsmith costs in a real webui: at its start, and for each picture.
 
-    python tests/bench/host_bench.py WEBUI PYTHON [--runs N] [--pictures N] [--page]
+    python tests/bench/host_bench.py WEBUI PYTHON [--runs N] [--pictures N] [--page] [--whole]
 
 A small extension that is loaded first takes the time of everything of Modelsmith that the webui calls: the script's
 import, the callbacks of the start, the panels in txt2img and img2img, and the script's methods and wrappers around each
 picture. An empty extension is timed in the same way, and what it costs is taken off. Times are of the processor, in the
 thread that works, so that other work on the machine counts little; the least of all runs is shown for the start and the
 median for pictures. Bounds: 100 ms for the start, 1 ms for a picture.
+
+With --whole the start is measured from outside as well: the processor time of the thread that starts the webui, from
+its first script to its "Startup time", with Modelsmith and with an empty extension in turns, and the difference of the
+medians. That also counts what the webui itself does for our components, but it is a small difference of large numbers:
+only a quiet machine and many runs tell it well.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -118,6 +124,68 @@ class EmptyScript(scripts.Script):
 """
 
 
+WHOLE_SCRIPT = """
+import json, os, time
+from modules import timer
+
+BEGAN = time.thread_time(), time.process_time()
+watch = type(timer.startup_timer)
+summary = watch.summary
+
+def timed_summary(self):
+    if self is timer.startup_timer:
+        found = {"thread": time.thread_time() - BEGAN[0], "process": time.process_time() - BEGAN[1]}
+        with open(os.environ["MODELSMITH_BENCH_WHOLE"], "w") as file:
+            json.dump(found, file)
+    return summary(self)
+
+watch.summary = timed_summary
+"""
+
+
+def add_script(webui: Webui, name: str, text: str) -> None:
+    target = webui.data / "extensions" / name / "scripts"
+    target.mkdir(parents=True)
+    (target / f"{name.replace('-', '_')}.py").write_text(text)
+
+
+def whole_start(webui: Webui) -> dict[str, float]:
+    """Seconds of one start, of the thread that starts the webui and of all threads; the webui is ended again."""
+    told = webui.data / "whole.json"
+    told.unlink(missing_ok=True)
+    os.environ["MODELSMITH_BENCH_WHOLE"] = str(told)
+    webui.start()
+    assert webui.process is not None
+    os.killpg(webui.process.pid, signal.SIGKILL)
+    webui.process.wait()
+    webui.process = None
+    return json.loads(told.read_text())
+
+
+def measure_whole(args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of a start beyond that with an empty extension, medians of starts in turns, without a checkpoint."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    extra = () if args.page else ("--nowebui",)
+    found: dict[str, list[dict[str, float]]] = {"modelsmith": [], "empty": []}
+    with tempfile.TemporaryDirectory(prefix="modelsmith-bench-", ignore_cleanup_errors=True) as folder:
+        webuis = {name: Webui(Path(args.webui), args.python, Path(folder) / name, extra) for name in found}
+        webuis["modelsmith"].install_extension()
+        add_script(webuis["empty"], "zy-empty", EMPTY_SCRIPT)
+        for webui in webuis.values():
+            add_script(webui, "00-bench", WHOLE_SCRIPT)
+            whole_start(webui)  # compiles
+        for index in range(args.runs):
+            for name in list(webuis)[:: 1 if index % 2 else -1]:
+                found[name].append(whole_start(webuis[name]))
+    medians = {
+        name: {kind: statistics.median(run[kind] for run in runs) * 1000 for kind in ("thread", "process")}
+        for name, runs in found.items()
+    }
+    spread = max(run["thread"] for run in found["empty"]) - min(run["thread"] for run in found["empty"])
+    print(f"Whole starts in turns, {args.runs} of each; those with an empty extension differ by {spread * 1000:.0f} ms")
+    return {kind: medians["modelsmith"][kind] - medians["empty"][kind] for kind in ("thread", "process")}
+
+
 def make_webui(args: argparse.Namespace, folder: Path) -> Webui:
     """The webui with both extensions and one small v-prediction checkpoint with ZTSNR."""
     extra = () if args.page else ("--nowebui",)
@@ -125,9 +193,7 @@ def make_webui(args: argparse.Namespace, folder: Path) -> Webui:
     webui.install_probe()
     webui.install_extension()
     for name, text in (("00-bench", TIMING_SCRIPT), ("zy-empty", EMPTY_SCRIPT)):
-        target = webui.data / "extensions" / name / "scripts"
-        target.mkdir(parents=True)
-        (target / f"{name.replace('-', '_')}.py").write_text(text)
+        add_script(webui, name, text)
     write(webui.checkpoints, Recipe("model", SDXL, markers=("v_pred", "ztsnr")))
     webui.configure(sd_model_checkpoint="model.safetensors")
     return webui
@@ -171,6 +237,7 @@ def measure_start(args: argparse.Namespace) -> list[dict[str, float]]:
 def measure_pictures(webui: Webui, count: int) -> dict[str, list[float]]:
     """Milliseconds of Modelsmith for each picture of four steps: as it comes, and with CFG rescale."""
     found: dict[str, list[float]] = {"plain": [], "with CFG rescale": []}
+    split: dict[str, list[float]] = {}
     for kind, rescale in (("plain", "Automatic"), ("with CFG rescale", "0.7")):
         own = {"alwayson_scripts": {"Modelsmith": {"args": ["Automatic", "Automatic", rescale]}}}
         for index in range(count + 2):
@@ -179,6 +246,11 @@ def measure_pictures(webui: Webui, count: int) -> dict[str, list[float]]:
             parts = summed(webui.get("/bench/v1/times"), "modelsmith")
             if index >= 2:
                 found[kind].append(sum(parts.values()))
+                for part, value in parts.items() if kind == "plain" else ():
+                    split.setdefault(part, []).append(value)
+    print("Parts of a plain picture, median milliseconds:")
+    for part, values in sorted(split.items(), key=lambda entry: -statistics.median(entry[1])):
+        print(f"  {part:32s} {statistics.median(values):8.3f}")
     return found
 
 
@@ -189,7 +261,11 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=15)
     parser.add_argument("--page", action="store_true", help="with the page, as people start it, not the API alone")
+    parser.add_argument("--whole", action="store_true", help="whole starts in turns as well")
     args = parser.parse_args()
+    if args.whole:
+        for kind, milliseconds in measure_whole(args).items():
+            print(f"  {kind:32s} {milliseconds:8.1f}")
     runs = measure_start(args)
     best = min(runs, key=lambda parts: sum(parts.values()))
     print(f"Start, {len(runs)} runs, milliseconds of processor beyond an empty extension:")
