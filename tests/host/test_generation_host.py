@@ -304,16 +304,19 @@ def test_cfg_rescale_is_what_the_paper_says_and_leaves_nothing_behind(
 
 LATENT_MODIFIER = [True, 0, "anisotropic", 0, "reinhard", 100, 0, "subtract", 0, 0.5, "gaussian", "add", 0, 100, 127]
 LATENT_MODIFIER += [0, "hard_clamp", 5, 0, "None", "None"]
+REFORGES = "RescaleCFG for reForge"
 
 
 @pytest.mark.usefixtures("prompt_matters")
 def test_cfg_rescale_stays_away_where_another_one_is_on(webui: Webui) -> None:
-    """Forge brings one; in AUTOMATIC1111 an extension replaces the webui's own guidance."""
+    """Forge and reForge bring one; in AUTOMATIC1111 an extension replaces the webui's own guidance."""
     webui.select("sdxl-v-ztsnr")
     fields: dict[str, Any] = {"scheduler": "SGM Uniform", "steps": 4, "cfg_scale": 7}
     scripts: dict[str, Any] = {}
     if webui.kind == "forge":
         scripts["LatentModifier Integrated"] = {"args": LATENT_MODIFIER}
+    elif REFORGES.lower() in webui.get("/sdapi/v1/scripts")["txt2img"]:
+        scripts[REFORGES] = {"args": [True, "Normal", 0.5]}
     else:
         webui.post("/modelsmith-probe/v1/foreign-rescale?phi=0.5", {})
     pictures, shares = [], []
@@ -325,7 +328,7 @@ def test_cfg_rescale_stays_away_where_another_one_is_on(webui: Webui) -> None:
             shares.append([step["phi"] for step in guided(webui)])
             assert "Modelsmith CFG rescale" not in infotext(webui)
     finally:
-        if webui.kind != "forge":
+        if not scripts:
             webui.post("/modelsmith-probe/v1/foreign-rescale?phi=0", {})
     assert pictures[0] == pictures[1]
     assert shares[0] == shares[1]
