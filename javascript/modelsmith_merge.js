@@ -72,10 +72,9 @@
         const wanted = byId("modelsmith_choose_result")?.querySelector("input");
         const title = place.querySelector("[data-choose]").dataset.choose;
         if (!canChoose() || !wanted || !wanted.checked) return;
-        // The server has the new file in its list already. The page's own list may get the name before or after the
-        // choice: it shows the name as soon as it has both.
-        choose(title);
+        // A webui that reads its list anew has none for a moment, and takes another model for a name that it misses.
         listRefreshButton()?.click();
+        setTimeout(() => choose(title), 2500);
     }
 
     function pressed(event) {
