@@ -6,6 +6,7 @@ python -m modelsmith_webui.standalone --models DIR [--port N]
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import ipaddress
 import os
@@ -24,6 +25,7 @@ from modelsmith_webui.hosts.standalone import StandaloneHost
 DEFAULT_PORT = 7870
 PORTS_TRIED = 20
 JOBS_AT_ONCE = 16
+IMPORT_AFTER = 3.0  # seconds after the start: the page comes first
 PASSWORD_VARIABLE = "MODELSMITH_PASSWORD"
 
 
@@ -103,6 +105,12 @@ def check_binding(address: str, password: str | None) -> None:
         )
 
 
+def import_ahead() -> None:
+    """What the first plan would otherwise wait for; above all torch, which a webui has loaded long before."""
+    for name in ("modelsmith.merge.engine", "modelsmith.convert.jobs", "modelsmith_webui.tab.plan_page"):
+        importlib.import_module(name)
+
+
 def main(models_dir: str | Path, port: int = DEFAULT_PORT, host: str = "127.0.0.1", *, open_page: bool = False) -> None:
     """Serve the app until it is stopped. An empty folder gets two demo checkpoints.
 
@@ -124,6 +132,9 @@ def main(models_dir: str | Path, port: int = DEFAULT_PORT, host: str = "127.0.0.
     sys.stdout.flush()
     if open_page:
         threading.Timer(1.0, webbrowser.open, [address]).start()
+    ahead = threading.Timer(IMPORT_AFTER, import_ahead)
+    ahead.daemon = True
+    ahead.start()
     uvicorn.run(app, host=host, port=chosen, log_level="warning")
 
 
