@@ -63,7 +63,8 @@ def build_app(host: StandaloneHost, password: str | None = None) -> Any:
     # The host's own lock lets one job run at a time; those that wait are known to it only if gradio holds none back.
     names = inspect.signature(blocks.queue).parameters
     limit = "default_concurrency_limit" if "default_concurrency_limit" in names else "concurrency_count"
-    blocks.queue(**{limit: JOBS_AT_ONCE})
+    settings: dict[str, Any] = {limit: JOBS_AT_ONCE}
+    blocks.queue(**settings)
     app = gr.mount_gradio_app(app, blocks, path="/")
     app.add_middleware(PageWithHead, host=host)
     if password:
