@@ -8,6 +8,7 @@ what was seen.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from browser.page_object import FLAGS, find_chromium
 from host.checkpoints import SD1, SD2, SDXL, Recipe, write
+from host.oracle import worked_out
 from host.server import Webui, arguments_from_environment, flavour_of, kind_of
 
 RECIPES = (
@@ -115,6 +117,21 @@ def webui(running: Webui) -> Iterator[Webui]:
     running.options(**{name: value for name, value in defaults.items() if name in known})
     running.clear()
     yield running
+
+
+@pytest.fixture(scope="module")
+def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
+    """A started webui without Modelsmith."""
+    started = make_webui("alone")
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def schedule() -> dict[str, dict[str, float]]:
+    """An independent schedule: diffusers', from the environment of the webui."""
+    return worked_out(os.environ.get("MODELSMITH_WEBUI_PYTHON", sys.executable))
 
 
 @pytest.fixture(scope="session")

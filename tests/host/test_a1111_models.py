@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,6 @@ def extra_checkpoint(webui: Webui, checkpoint_folder: Path) -> Any:
         for beside in target.parent.glob(f"{target.stem}.*"):
             beside.unlink()
     webui.refresh()
-
-
-@pytest.fixture(scope="module")
-def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
-    started = make_webui("alone")
-    started.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

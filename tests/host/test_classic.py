@@ -6,7 +6,7 @@ rescales the UNet's table too, in place and anew with every batch, so that the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,14 +34,6 @@ TIMESTEPS = [999, 874, 749, 624, 500, 375, 250, 125]
 def classic_only(webui: Webui) -> None:
     if not is_classic(webui):
         pytest.skip("for Classic only")
-
-
-@pytest.fixture(scope="module")
-def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
-    started = make_webui("alone")
-    started.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

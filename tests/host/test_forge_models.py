@@ -7,13 +7,10 @@ be one.
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +33,6 @@ EXPECTED = {
 PLAIN, ZTSNR = 14.6146, 4518.76
 # sigma[998] of the rescaled table; rescaled a second time it would be 4497.2.
 ZTSNR_998 = 2254.24
-# An independent schedule: diffusers', from the environment of the webui.
-DIFFUSERS = """
-import json
-from diffusers import DDIMScheduler
-tables = {}
-for ztsnr in (False, True):
-    made = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         rescale_betas_zero_snr=ztsnr, prediction_type="v_prediction")
-    a = made.alphas_cumprod.double()
-    tables[str(ztsnr)] = {str(i): float(((1 - a[i]) / a[i]) ** 0.5) for i in (0, 500, 900, 998, 999) if a[i] > 0}
-print(json.dumps(tables))
-"""
-
-
-@pytest.fixture(scope="module")
-def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
-    started = make_webui("alone")
-    started.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture
@@ -63,13 +40,6 @@ def alone(started_alone: Webui) -> Webui:
     """The same Forge without Modelsmith."""
     started_alone.options(sd_noise_schedule="Default")
     return started_alone
-
-
-@pytest.fixture(scope="module")
-def schedule() -> dict[str, dict[str, float]]:
-    python = os.environ.get("MODELSMITH_WEBUI_PYTHON", sys.executable)
-    made = subprocess.run([python, "-c", DIFFUSERS], check=True, capture_output=True, text=True)
-    return json.loads(made.stdout.splitlines()[-1])
 
 
 def check(webui: Webui, steps: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -8,13 +8,10 @@ that is mended here is shown to be one.
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +44,6 @@ WEBUI = "ldm_forge"
 
 ADVANCED = "advanced model sampling for reforge"
 ADVANCED_REST = ["v_prediction", 120.0, 0.002, 500.0, 0.03, 2.0, 3.0, 1.73, 1.15, 0.5, 1024, 1024]
-# An independent schedule: diffusers', from the environment of the webui. It makes the last sigma with ZTSNR infinite.
-DIFFUSERS = """
-import json
-from diffusers import DDIMScheduler
-tables = {}
-for ztsnr in (False, True):
-    made = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         rescale_betas_zero_snr=ztsnr, prediction_type="v_prediction")
-    a = made.alphas_cumprod.double()
-    tables[str(ztsnr)] = {str(i): float(((1 - a[i]) / a[i]) ** 0.5) for i in (0, 500, 900, 998, 999) if a[i] > 0}
-print(json.dumps(tables))
-"""
 
 
 @pytest.fixture
@@ -68,27 +53,12 @@ def keeps_models(webui: Webui) -> None:
         pytest.skip("this webui keeps one model")
 
 
-@pytest.fixture(scope="module")
-def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
-    started = make_webui("alone")
-    started.start()
-    yield started
-    started.stop()
-
-
 @pytest.fixture
 def alone(started_alone: Webui) -> Webui:
     """The same webui without Modelsmith."""
     limit = {} if is_classic(started_alone) else {"sd_checkpoints_limit": 1}
     started_alone.options(sd_noise_schedule="Default", **limit)
     return started_alone
-
-
-@pytest.fixture(scope="module")
-def schedule() -> dict[str, dict[str, float]]:
-    python = os.environ.get("MODELSMITH_WEBUI_PYTHON", sys.executable)
-    made = subprocess.run([python, "-c", DIFFUSERS], check=True, capture_output=True, text=True)
-    return json.loads(made.stdout.splitlines()[-1])
 
 
 def advanced(webui: Webui, zsnr: bool, prediction: str = "v_prediction") -> list[dict[str, Any]]:

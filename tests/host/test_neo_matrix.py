@@ -281,14 +281,6 @@ def test_reload_of_the_page(webui: Webui) -> None:
 # other schedules
 
 
-@pytest.fixture(scope="module")
-def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
-    started = make_webui("alone")
-    started.start()
-    yield started
-    started.stop()
-
-
 def cosxl(webui: Webui) -> Any:
     return extra(webui, Recipe("cosxl", SDXL, markers=COSXL, seed=4))
 

@@ -6,13 +6,10 @@ be one.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +34,6 @@ HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "None", "denoising_str
 HIRES |= {"hr_additional_modules": ["Use same choices"]}
 # Neo switches to the refiner at a noise level.
 SWITCH_AT = 5.0
-# An independent schedule: diffusers', from the environment of the webui. It makes the last sigma with ZTSNR infinite.
-DIFFUSERS = """
-import json
-from diffusers import DDIMScheduler
-tables = {}
-for ztsnr in (False, True):
-    made = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         rescale_betas_zero_snr=ztsnr, prediction_type="v_prediction")
-    a = made.alphas_cumprod.double()
-    tables[str(ztsnr)] = {str(i): float(((1 - a[i]) / a[i]) ** 0.5) for i in (0, 500, 900, 998, 999) if a[i] > 0}
-print(json.dumps(tables))
-"""
-
-
-@pytest.fixture(scope="module")
-def started_alone(make_webui: Callable[..., Webui]) -> Iterator[Webui]:
-    started = make_webui("alone")
-    started.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture
@@ -64,13 +41,6 @@ def alone(started_alone: Webui) -> Webui:
     """The same Neo without Modelsmith."""
     started_alone.options(sd_noise_schedule="Default")
     return started_alone
-
-
-@pytest.fixture(scope="module")
-def schedule() -> dict[str, dict[str, float]]:
-    python = os.environ.get("MODELSMITH_WEBUI_PYTHON", sys.executable)
-    made = subprocess.run([python, "-c", DIFFUSERS], check=True, capture_output=True, text=True)
-    return json.loads(made.stdout.splitlines()[-1])
 
 
 def check(webui: Webui, steps: list[dict[str, Any]], name: str, schedule: Any) -> dict[str, Any]:
