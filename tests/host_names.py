@@ -84,6 +84,7 @@ NAMED = {
         "modules.sd_text_encoder.list_text_encoders",
         "modules.sd_text_encoder.text_encoder_options",
         "modules.sd_text_encoder.TextEncoderInfo",
+        "modules.sd_vae.store_base_vae",
         "modules.shared.opts.sd_noise_schedule",
         "modules.patches.originals",
         "modules_forge.forge_loader.find_checkpoint_config",

@@ -33,7 +33,7 @@ from modelsmith_webui.hosts.a1111_vae import resolving_module
 from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.ldm_forge_config import find_config
 from modelsmith_webui.hosts.ldm_forge_text import leave_recipes_out, text_encoder_module, wrap_list
-from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae
+from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae, keep_own_vae
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.probing import RawNetwork
 
@@ -177,6 +177,7 @@ class LdmForgeHost(WebuiHost):
         self._patch(sd_models, "apply_alpha_schedule_override", self._wrap_override)
         self._patch(forge_loader, "find_checkpoint_config", self._wrap_find_config)
         self._patch(resolving_module(), "resolve_vae", self._wrap_resolve_vae)
+        self._patch(resolving_module(), "store_base_vae", self._wrap_store_base_vae)
         self._mend_failed_loads(type(sd_models.model_data))
         self._text = text_encoder_module()
         if self._text is not None:
@@ -231,6 +232,12 @@ class LdmForgeHost(WebuiHost):
             return original(checkpoint_file) if self._key != key else self.vae.resolve(original, checkpoint_file)
 
         return resolve_vae
+
+    def _wrap_store_base_vae(self, original: Callable[[Any], Any], key: str | None) -> Callable[..., Any]:
+        def store_base_vae(model: Any) -> Any:
+            return original(model) if self._key != key else keep_own_vae(original, model)
+
+        return store_base_vae
 
     def _wrap_list_text_encoders(self, original: Callable[..., Any], key: str | None) -> Callable[..., Any]:
         return wrap_list(cast(ModuleType, self._text), original, lambda: self._key == key)
