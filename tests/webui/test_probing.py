@@ -175,6 +175,20 @@ def test_a_picture_is_told_of_a_contradiction_and_never_stopped(tmp_path: Path, 
     assert len(comments) == 1
 
 
+def test_the_tab_says_that_it_asks_and_that_no_answer_came() -> None:
+    pytest.importorskip("gradio")
+    from modelsmith_webui.tab.probe_view import ProbeView
+    from modelsmith_webui.tab.texts import Texts
+
+    def broken() -> Any:
+        raise RuntimeError("<out> of memory")
+
+    view = ProbeView(SimpleNamespace(prober=SimpleNamespace(run=broken)), Texts(lambda: ""))
+    assert "being asked" in view.begin()
+    assert "ms-error" in view.ask()
+    assert "The model gave no answer: &lt;out&gt; of memory" in view.ask()
+
+
 def test_within_a_hold_the_disk_is_asked_once(tmp_path: Path) -> None:
     import threading
 

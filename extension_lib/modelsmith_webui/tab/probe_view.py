@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,6 +14,8 @@ from modelsmith_webui.tab.texts import Texts
 
 if TYPE_CHECKING:
     from modelsmith_webui.probing import Finding
+
+logger = logging.getLogger(__name__)
 
 
 def _tr(text: str) -> str:
@@ -48,7 +51,13 @@ class ProbeView:
         with gr.Accordion(_tr("What does the model in memory predict?"), open=False, elem_id="modelsmith_probe_panel"):
             button = gr.Button(_tr("Ask the model"), elem_id="modelsmith_probe", scale=0)
             shown = gr.HTML("", elem_id="modelsmith_probe_result")
-        listen(button.click, self.ask, [], [shown], job=True)
+        # The answer comes after the running job, and on a CPU after a minute or two of its own.
+        begun = listen(button.click, self.begin, [], [shown])
+        listen(begun.then, self.ask, [], [shown], job=True)
+
+    def begin(self) -> str:
+        """Say at once that the question was taken."""
+        return notice("info", self.tr("The model is being asked. On a CPU this can take minutes."))
 
     def ask(self) -> str:
         """Ask, and show the answer; the model in memory is asked as a job of its own."""
@@ -56,3 +65,7 @@ class ProbeView:
             return finding_html(self.prober.run(), self.tr)
         except ModelsmithError as error:
             return notice("error", *self.tr.error(error))
+        except (OSError, RuntimeError, ValueError) as error:
+            # Out of memory, or a network that another extension changed: else "is being asked" would stand for ever.
+            logger.exception("the model in memory could not be asked what it predicts")
+            return notice("error", self.tr("The model gave no answer: {problem}", problem=error))
