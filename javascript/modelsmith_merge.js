@@ -21,6 +21,9 @@
         return args;
     };
 
+    // A folder on a network drive can take seconds to be read; milliseconds.
+    const LONGEST_READING = 10000;
+
     const listRefreshButton = () => byId("refresh_sd_model_checkpoint") || byId("forge_refresh_checkpoint");
 
     window.modelsmithSubmit = function() {
@@ -37,10 +40,11 @@
         if (place) followTask("merge", id, place, root().querySelector(".ms-merge-view"), atEnd);
     }
 
-    // The host's own list is asked to look again, so that the result is there at once.
+    // The host's own list is asked to look again, so that the result is there at once. Where the result is to be chosen,
+    // that does it too: two readings of the list at a time disturb each other.
     function refreshHost() {
         const button = listRefreshButton();
-        if (button) setTimeout(() => button.click(), 300);
+        if (button && !toBeChosen()) setTimeout(() => button.click(), 300);
     }
 
     // A merge that was started before the page was loaded anew: its end is shown here as if it had been started here.
@@ -60,8 +64,26 @@
     // The webuis have this function for their own "send checkpoint" links.
     const canChoose = () => typeof selectCheckpoint === "function" && byId("change_checkpoint");
 
+    const toBeChosen = () => Boolean(canChoose() && byId("modelsmith_choose_result")?.querySelector("input")?.checked);
+
+    // The list of names in the webui's selector; another one as soon as it was read anew, undefined where it is not found.
+    function offeredNames() {
+        const selector = one => one.props?.elem_id === "setting_sd_model_checkpoint" ||
+            one.props?.elem_classes?.includes("model_selection");
+        return window.gradio_config?.components?.find(selector)?.props.choices;
+    }
+
+    // While a webui reads its list anew, the list is empty for a moment, and a name that is missed then becomes another
+    // model. So the choice is made when the answer of the reading has come.
     function choose(title) {
-        if (canChoose()) selectCheckpoint(title);
+        if (!canChoose()) return;
+        const button = listRefreshButton(), before = offeredNames(), latest = Date.now() + LONGEST_READING;
+        if (!button) return void selectCheckpoint(title);
+        button.click();
+        (function look() {
+            if (offeredNames() !== before || Date.now() > latest) selectCheckpoint(title);
+            else setTimeout(look, 50);
+        })();
     }
 
     function tendResult() {
@@ -69,12 +91,7 @@
         if (!place) return;
         place.dataset.ready = "1";
         place.classList.toggle("ms-usable", Boolean(canChoose()));
-        const wanted = byId("modelsmith_choose_result")?.querySelector("input");
-        const title = place.querySelector("[data-choose]").dataset.choose;
-        if (!canChoose() || !wanted || !wanted.checked) return;
-        // A webui that reads its list anew has none for a moment, and takes another model for a name that it misses.
-        listRefreshButton()?.click();
-        setTimeout(() => choose(title), 2500);
+        if (toBeChosen()) choose(place.querySelector("[data-choose]").dataset.choose);
     }
 
     function pressed(event) {
