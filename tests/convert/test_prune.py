@@ -85,6 +85,8 @@ def test_training_state_of_a_ckpt_goes(tmp_path: Path) -> None:
     tensors = tiny_checkpoint()
     state = {"state": {0: {"exp_avg": torch.zeros(3)}}}
     torch.save({"state_dict": tensors, "optimizer_states": [state], "epoch": 3}, tmp_path / "a.ckpt")
+    with open_model(tmp_path / "a.ckpt") as model:
+        assert model.notes == ["optimizer_states beside the weights will not be written"]
     out, _ = _run(tmp_path / "a.ckpt", tmp_path / "b.safetensors", PruneOptions())
     assert set(out) == set(tensors) - {"alphas_cumprod"}
 

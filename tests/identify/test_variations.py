@@ -79,6 +79,7 @@ def test_stray_markers_do_not_flip_a_model(seen: Any) -> None:
     assert "stray-ztsnr" in warned(lone)
     flux = seen({**load("flux1_kontext_bare_bf16"), **V, **Z})
     assert (flux.prediction.type, flux.prediction.zero_terminal_snr) == ("flow", False)
+    assert flux.prediction.evidence[-1].detail == "FLUX.1 dev / kontext / krea models are so"
 
 
 def test_sources_that_disagree_are_a_conflict(seen: Any) -> None:

@@ -17,6 +17,7 @@ from modelsmith.errors import BadFileError, UnsafeFileError
 from modelsmith.files.gguf import QUANTIZED
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.tensors import TensorSource, open_tensors
+from modelsmith.identify.health import TRAINING_PARTS
 from modelsmith.identify.recipe_file import with_weights
 
 
@@ -94,6 +95,9 @@ def open_model(path: Path) -> Model:
     if header.forbidden:
         names = ", ".join(header.forbidden)
         model.notes.append(f"the pickle asks for {names}; none of it was executed, only the tensors were taken")
+    beside = [name for name in TRAINING_PARTS if name in header.scalars and name != "pytorch-lightning_version"]
+    if beside:
+        model.notes.append(f"{', '.join(beside)} beside the weights will not be written")
     return model
 
 

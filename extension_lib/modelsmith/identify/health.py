@@ -24,7 +24,15 @@ _FORMAT_NAMES = {
     "ckpt-legacy": ("an old PyTorch pickle", "古い形式の PyTorch の pickle"),
     "gguf": ("GGUF", "GGUF"),
 }
-_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "hyper_parameters", "pytorch-lightning_version")
+TRAINING_PARTS = (
+    "optimizer_states",
+    "lr_schedulers",
+    "callbacks",
+    "loops",
+    "hyper_parameters",
+    "pytorch-lightning_version",
+)
+"""What a training program keeps beside the weights in a pickle (PyTorch Lightning's names)."""
 _EMA_MANY = 100
 _POSITIONS = 77
 
@@ -94,7 +102,7 @@ def _leftovers(draft: Draft) -> None:
         draft.warnings.append(say("ema-both", size=f"{size:.2f} GB"))
     elif ema == "only":
         draft.warnings.append(say("ema-only"))
-    found = [name for name in _TRAINING if name in draft.header.scalars]
+    found = [name for name in TRAINING_PARTS if name in draft.header.scalars]
     if any(name.startswith("loss.") for vae in parts.vaes.values() for name in vae):
         found.append("first_stage_model.loss")
     if "optimizer_states" in found or "first_stage_model.loss" in found:

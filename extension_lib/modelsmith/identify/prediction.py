@@ -64,7 +64,7 @@ def judge(
     else:
         pieces += _foreign_markers(architecture.id, markers)
     if family != "undetermined":
-        why = say("why-family", label=architecture.label, variant=variant.id)
+        why = say("why-family", label=architecture.label, variant=variant.id.replace("-or-", " / "))
         pieces.append(evidence("family", why, "default", family))
     return _weigh(pieces, family)
 
