@@ -1,8 +1,9 @@
-"""Every sentence with which the library raises an error has its Japanese, found in the source itself."""
+"""Every sentence of an error, a note or a finding of the library has its Japanese, found in the source itself."""
 
 from __future__ import annotations
 
 import ast
+import json
 import string
 from collections.abc import Iterator
 from functools import cache
@@ -13,8 +14,9 @@ import pytest
 import modelsmith
 from modelsmith import errors, japanese
 from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UnknownNameError, UsageError
-from modelsmith.japanese import in_japanese, tables
+from modelsmith.japanese import Said, in_japanese, tables
 from modelsmith.merge.message_table import ERRORS, NOTICES, TERMS
+from modelsmith.vae.sentences import SOURCES
 
 LIBRARY = Path(modelsmith.__file__).parent
 PATHLESS = {name for name in vars(errors) if isinstance(vars(errors)[name], type)} - {"BadFileError", "UnsafeFileError"}
@@ -43,13 +45,19 @@ def raised(path: Path) -> tuple[tuple[int, str], ...]:
     return tuple(_raised(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-def _raised(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _assigned(tree: ast.Module) -> dict[str, list[str]]:
+    """The texts that each name of a module may stand for."""
     names: dict[str, list[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 if isinstance(target, ast.Name):
                     names.setdefault(target.id, []).extend(templates(node.value, {}))
+    return names
+
+
+def _raised(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    names = _assigned(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -80,6 +88,73 @@ def test_the_walk_finds_sentences_of_every_room() -> None:
     found = {path.relative_to(LIBRARY).parts[0] for path in MODULES for _ in raised(path)}
     assert set(japanese.ROOMS) <= found
     assert sum(len(list(raised(path))) for path in MODULES) > 300
+
+
+TOLD = {"Finding": (1, 2, 3), "Clue": (1,), "HeaderHealth": (3, 4)}
+"""Where sentences stand among what these are made of."""
+LISTS = ("notes", "problems")
+TELLERS = {"_bad_values", "_position_story", "_evidence", "_damage"}
+"""Functions that return or yield sentences."""
+ELSEWHERE = {
+    "_bad_values(path, cancelled)",
+    "_disagreement(report)",
+    "finding.with_remedy()",
+    "known.label",
+    "unsettled",
+    "vae.header.path.name",
+}
+"""Not written where it is told: names of files, what ``Said`` or one of the tellers has made."""
+
+
+def told(tree: ast.Module) -> Iterator[ast.expr]:
+    """Every expression that a module gives to a finding, a note or a report of a check."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in TELLERS:
+            for one in ast.walk(node):
+                if isinstance(one, (ast.Return, ast.Yield)) and one.value is not None:
+                    yield from one.value.elts if isinstance(one.value, ast.Tuple) else [one.value]
+        elif isinstance(node, ast.AugAssign) and ast.unparse(node.target).rpartition(".")[2] in LISTS:
+            yield node.value.elt if isinstance(node.value, ast.ListComp) else node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+            if ast.unparse(node.func.value).rpartition(".")[2] in LISTS:
+                yield node.args[0]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in TOLD:
+            yield from (node.args[at] for at in TOLD[ast.unparse(node.func)])
+
+
+def test_every_note_and_finding_has_its_japanese() -> None:
+    page = json.loads((LIBRARY.parents[1] / "localizations" / "ja_JP.json").read_text(encoding="utf-8"))
+    missing: list[str] = []
+    found: set[str] = set()
+    unwritten: set[str] = set()
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = _assigned(tree)
+        for one in told(tree):
+            texts = templates(one, names)
+            found.update(texts)
+            place = f"{path.relative_to(LIBRARY)}:{one.lineno}: "
+            if not texts and not ast.unparse(one).startswith("Said("):
+                unwritten.add(ast.unparse(one))
+            missing += [place + text for text in texts if text not in tables() and text not in page and
+                        not is_nothing_but_filled(text)]  # fmt: skip
+    assert not missing, "\n".join(missing)
+    assert unwritten == ELSEWHERE
+    assert len(found) > 45
+
+
+def test_every_source_of_a_clue_has_its_japanese() -> None:
+    tree = ast.parse((LIBRARY / "vae" / "families.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Clue"]
+    assert {text for call in calls for text in templates(call.args[0], {})} == set(SOURCES)
+
+
+def test_a_sentence_of_several_brings_its_japanese_along() -> None:
+    import copy
+
+    text = Said("a: b", "あ: い")
+    for one in (text, copy.deepcopy(text)):
+        assert one == "a: b" and json.dumps([one]) == '["a: b"]' and in_japanese(one) == "あ: い"
 
 
 def kinds() -> set[str]:

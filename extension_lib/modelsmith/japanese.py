@@ -1,4 +1,4 @@
-"""What the library says in an error, in Japanese: found by its English text in the tables of the rooms.
+"""What the library says in errors, notes and findings, in Japanese: found by its English text in the rooms' tables.
 
 An error of a table with ids (``merge.messages``) knows its Japanese itself; all others are looked up here, so that the
 place that raises one only writes English.  ``{}`` stands for what is filled in, in the Japanese also ``{0}``, ``{1}`` …
@@ -33,9 +33,29 @@ _KINDS: Mapping[str, str] = {
 }
 """What ``UnknownNameError`` says is unknown."""
 
+GRADES: Mapping[str, str] = {"proof": "確実", "strong": "有力", "weak": "弱い", "default": "推定"}
+"""How much a piece of evidence proves."""
+
+
+class Said(str):
+    """A sentence that brings its Japanese along, because it is put together of others: a list, a fault and its remedy.
+
+    It is its English text. What is made of it by formatting or cutting is plain text again.
+    """
+
+    japanese: str
+
+    def __new__(cls, english: str, japanese: str = "") -> Said:
+        """japanese: empty only where a copy is made, which gets it with the other attributes."""
+        made = super().__new__(cls, english)
+        made.japanese = japanese
+        return made
+
 
 def in_japanese(text: str) -> str:
-    """The Japanese for a message or a remedy, as it is where no table has it."""
+    """The Japanese for a message, a remedy, a note or a finding, as it is where no table has it."""
+    if isinstance(text, Said):
+        return text.japanese
     return _found(text, _patterns(), tables())
 
 

@@ -67,8 +67,8 @@ def _file_json(file: ListedVae, tr: Texts) -> dict[str, Any]:
         "fit_text": _fits(tr)[file.fit],
         "said": file.said,
         "allowed": file.allowed,
-        "problem": file.problem,
-        "evidence": list(file.evidence),
+        "problem": tr.said(file.problem),
+        "evidence": [tr.said(line) for line in file.evidence],
     }
 
 

@@ -14,6 +14,7 @@ from modelsmith.convert.repair import Finding, RepairOptions, find_faults, mend
 from modelsmith.convert.write import write_model
 from modelsmith.errors import UsageError
 from modelsmith.identify import Evidence, Prediction, Report
+from modelsmith.japanese import in_japanese
 
 IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 KEY = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -58,6 +59,31 @@ def test_position_ids_are_put_right(tmp_path: Path, values: torch.Tensor, says: 
     out = loaded(tmp_path / "b.safetensors")
     assert same_bits(out.pop(IDS), torch.arange(77).reshape(1, 77))
     assert all(same_bits(out[name], tensors[name]) for name in out)
+
+
+def _is_japanese(text: str) -> bool:
+    return any("\u3040" <= letter <= "\u9fff" for letter in text)
+
+
+def test_findings_and_what_is_noted_speak_japanese(tmp_path: Path) -> None:
+    tensors = {name.replace("transformer.text_model.", "transformer."): v for name, v in tiny_checkpoint().items()}
+    tensors |= {"v_pred": torch.empty(0), "vae.decoder.conv_in.bias": torch.zeros(8)}
+    tensors["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(77).reshape(1, 77).half() * 0.58
+    metadata = {"modelspec.prediction_type": "v", "modelspec.architecture": "stable-diffusion-xl-v1-base"}
+    with open_model(saved(tmp_path / "a.safetensors", {**tensors, KEY: torch.randn(4, 768)}, metadata)) as model:
+        findings = find_faults(model, SD1)
+        assert {finding.id for finding in findings} == {
+            "text-model", "position-ids", "marker-stray", "metadata-prediction", "metadata-architecture", "twice",
+        }  # fmt: skip
+        for finding in findings:
+            for said in (finding.what, finding.evidence, finding.remedy):
+                assert _is_japanese(in_japanese(said)), said
+        assert mend(model, findings) == len(findings)
+        assert [in_japanese(note) for note in model.notes if "marker" in note] == [
+            "マーカー v_pred がこのモデルに合いません: 取り除きます"
+        ]
+    evidence = next(finding.evidence for finding in findings if finding.id == "marker-stray")
+    assert in_japanese(evidence) == "epsilon 予測のモデルです（モデルの系統: SD1 models are so（推定））"
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:

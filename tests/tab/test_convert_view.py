@@ -132,6 +132,19 @@ def test_repair_shows_the_evidence_and_then_mends(view: ConvertView, faulty: Pat
     assert ids.dtype == torch.int64 and torch.equal(ids, torch.arange(77).reshape(1, 77))
 
 
+def test_faults_are_told_in_the_users_language(view: ConvertView, faulty: Path, host: StandaloneHost) -> None:
+    host.chosen_language = "ja_JP"
+    shown = plan(view, file=faulty.name, action="Repair")
+    assert "2023 年 1 月より前" in shown and "int64 の 0 … 76 にします" in shown and "before January" not in shown
+    old = {**load_file(str(faulty)), "alphas_cumprod": torch.linspace(0.999, 0.005, 1000)}
+    save_file(old, str(host.models / "old.safetensors"))
+    assert "取り除いた alphas_cumprod" in plan(view, file="old.safetensors", action="Prune")
+    assert "2023 年 1 月より前" in plan(view, file=faulty.name, action="Share")
+    (host.models / "bad.safetensors").write_bytes(b"nothing")
+    told = start(view, file="bad.safetensors", action="Verify")
+    assert "ms-incomplete" in told and re.search(r"bad\.safetensors: [^<]*[ぁ-ん]", told)
+
+
 def test_a_sound_file_is_not_written_again(view: ConvertView, host: StandaloneHost) -> None:
     before = names(host)
     html = start(view, action="Repair")

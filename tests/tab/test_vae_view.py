@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from modelsmith.files.header import read_header
 from modelsmith.identify import identify
 from modelsmith.vae.choice import Judge
-from modelsmith.vae.families import SAID, SAID_AGAINST
+from modelsmith.vae.families import SAID_AGAINST
 from modelsmith.vae.layout import find_vae
 from modelsmith.vae.memory import VaeMemory
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.tab.convert_view import ConvertView
-from modelsmith_webui.tab.convert_words import CLUE_WORDS, VAE_ACTIONS
+from modelsmith_webui.tab.convert_words import VAE_ACTIONS
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
 from modelsmith_webui.tab.report_links import ReportLinks
 from modelsmith_webui.tab.texts import Texts
@@ -114,7 +114,6 @@ def test_a_persons_word_is_remembered_for_tab_and_choice(view: VaeView, host: St
 
 def test_a_word_that_the_shape_contradicts_is_shown_and_not_followed(view: VaeView) -> None:
     """A VAE of no known shape: what a person says of it stands beside the shape, in their language too."""
-    assert set(CLUE_WORDS) == {SAID, SAID_AGAINST}
     shown = view.say(COOL, "SDXL")
     assert SAID_AGAINST in shown and "unknown" in shown and view.look(COOL)[0]["value"] == "SDXL"
     view.tr = Texts(lambda: "ja_JP")

@@ -18,6 +18,7 @@ from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UsageErr
 from modelsmith.files.dtypes import DTYPES, count
 from modelsmith.files.header import read_header
 from modelsmith.identify.recipe_file import is_recipe_checkpoint
+from modelsmith.japanese import Said
 
 Verdict = Literal["equal", "rounded", "different", "shape", "only_a", "only_b"]
 
@@ -161,7 +162,8 @@ def check_file(
     except Cancelled:
         raise
     except ModelsmithError as error:
-        problems.append(str(error))
+        message, remedy = error.in_language("ja")
+        problems.append(Said(str(error), f"{message}。{remedy}" if remedy else message))
     return Checked(path, tuple(problems), digest)
 
 

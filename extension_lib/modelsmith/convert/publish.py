@@ -20,6 +20,7 @@ from modelsmith.convert.write import WriteOptions, WriteResult, write_model
 from modelsmith.errors import BadFileError, UsageError
 from modelsmith.files.names import output_path
 from modelsmith.identify import Report, identify
+from modelsmith.japanese import Said
 
 _ARCHITECTURES = {
     "sd1": ("stable-diffusion-v1", "https://github.com/CompVis/stable-diffusion", "512x512"),
@@ -153,14 +154,14 @@ def _prepare(model: Model, folder: Path, options: PublishOptions) -> tuple[Publi
     report = identify(model.path)
     precision = parse_precision(options.precision)
     target = output_path(folder, options.name or suggest_name(model.path, options.title))
-    repairs: list[str] = []
+    repairs: list[Said] = []
     found = find_faults(model, report)
-    unsettled = tuple(f"{fault.what} ({fault.evidence})" for fault in found if fault.apply is None)
+    unsettled = tuple(fault.with_evidence() for fault in found if fault.apply is None)
     model.notes += unsettled
     if options.repair:
         faults = [fault for fault in found if fault.apply is not None]
         mend(model, faults)
-        repairs = [f"{fault.what}: {fault.remedy}" for fault in faults]
+        repairs = [fault.with_remedy() for fault in faults]
     pruned = prune(model, PruneOptions())
     before = set(model.metadata)
     model.metadata = clean_metadata(model, report, options)

@@ -21,6 +21,7 @@ from modelsmith.convert.precision import Precision, decode_all
 from modelsmith.errors import UsageError
 from modelsmith.files.dtypes import count
 from modelsmith.identify import Report
+from modelsmith.japanese import GRADES, Said, in_japanese
 
 _POSITIONS = ".position_ids"
 _LONGEST = 4096
@@ -38,6 +39,14 @@ class Finding:
     evidence: str
     remedy: str
     apply: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+
+    def with_remedy(self) -> Said:
+        """The fault and what is done about it, in one sentence."""
+        return Said(f"{self.what}: {self.remedy}", f"{in_japanese(self.what)}: {in_japanese(self.remedy)}")
+
+    def with_evidence(self) -> Said:
+        """The fault and how it is known, in one sentence."""
+        return Said(f"{self.what} ({self.evidence})", f"{in_japanese(self.what)}（{in_japanese(self.evidence)}）")
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ def mend(model: Model, findings: list[Finding]) -> int:
     for finding in findings:
         if finding.apply is not None:
             finding.apply()
-            model.notes.append(f"{finding.what}: {finding.remedy}")
+            model.notes.append(finding.with_remedy())
             done += 1
     return done
 
@@ -144,11 +153,12 @@ def _position_story(name: str, kind: str, wrong: int, values: torch.Tensor) -> t
         )
     if wrong:
         first = int((values.trunc() != torch.arange(len(values), dtype=torch.float64)).nonzero()[0])
-        how = "merged as floats and cut to whole numbers" if kind == "I64" else f"merged as floats and left as {kind}"
-        return (
-            f"{name} was {how}: {wrong} of {len(values)} positions are wrong",
-            f"the first is position {first}, which holds {float(values[first]):g}",
-        )
+        what = (
+            f"{name} was merged as floats and cut to whole numbers"
+            if kind == "I64"
+            else f"{name} was merged as floats and left as {kind}"
+        ) + f": {wrong} of {len(values)} positions are wrong"
+        return what, f"the first is position {first}, which holds {float(values[first]):g}"
     return f"{name} is {kind} instead of I64", "its values are right when cut to whole numbers"
 
 
@@ -172,8 +182,21 @@ def _wanted(report: Report, told: str | None) -> tuple[str, bool] | None:
 def _evidence(report: Report, told: str | None, says: str) -> str:
     if told is not None:
         return f"you said so ({told})"
-    pieces = [f"{p.source}: {p.detail} ({p.grade})" for p in report.prediction.evidence if p.says == says]
-    return "; ".join(pieces) or "no evidence for it in the file"
+    pieces = [p for p in report.prediction.evidence if p.says == says]
+    if not pieces:
+        return "no evidence for it in the file"
+    return Said(
+        "; ".join(f"{p.source}: {p.detail} ({p.grade})" for p in pieces),
+        "、".join(f"{p.source_text('ja')}: {p.detail_text('ja')}（{GRADES[p.grade]}）" for p in pieces),
+    )
+
+
+def _disagreement(report: Report) -> str:
+    told = report.prediction.evidence
+    return Said(
+        "; ".join(f"{p.source}: {p.detail} says {p.says}" for p in told),
+        "、".join(f"{p.source_text('ja')}: {p.detail_text('ja')} = {p.says}" for p in told),
+    )
 
 
 def _markers(model: Model, report: Report, told: str | None) -> list[Finding]:
@@ -185,8 +208,8 @@ def _markers(model: Model, report: Report, told: str | None) -> list[Finding]:
             found.append(_moved_marker(model, hidden, name))
     present = {name for name in ("v_pred", "ztsnr") if name in model.tensors or UNET_PREFIX + name in model.tensors}
     if report.prediction.conflict and told is None:
-        told_by = "; ".join(f"{p.source}: {p.detail} says {p.says}" for p in report.prediction.evidence)
-        found.append(Finding("prediction-conflict", "the evidence about the prediction disagrees", told_by, ""))
+        what = "the evidence about the prediction disagrees"
+        found.append(Finding("prediction-conflict", what, _disagreement(report), ""))
         return found
     wanted = _wanted(report, told)
     if wanted is None or report.kind not in ("checkpoint", "diffusion_model"):
@@ -200,8 +223,9 @@ def _markers(model: Model, report: Report, told: str | None) -> list[Finding]:
                 found.append(_added_marker(model, name, _evidence(report, told, says)))
         return found
     for name in sorted(present):
-        evidence = _evidence(report, told, "epsilon")
-        found.append(_stray_marker(model, name, f"the model predicts epsilon ({evidence})"))
+        known = _evidence(report, told, "epsilon")
+        evidence = Said(f"the model predicts epsilon ({known})", f"epsilon 予測のモデルです（{in_japanese(known)}）")
+        found.append(_stray_marker(model, name, evidence))
     return found
 
 
@@ -246,7 +270,7 @@ def _metadata(model: Model, report: Report, told: str | None) -> list[Finding]:
         right = "v" if wanted[0] == "v_prediction" else "epsilon"
         evidence = _evidence(report, told, wanted[0])
         found.append(
-            Finding("metadata-prediction", f"{name} says {text!r}", evidence, f"set to {right!r}",
+            Finding("metadata-prediction", f"the metadata field {name} says {text!r}", evidence, f"set to {right!r}",
                     lambda name=name, right=right: model.metadata.update({name: right}))
         )  # fmt: skip
     return [*found, *_metadata_family(model)]
@@ -268,9 +292,14 @@ def _metadata_family(model: Model) -> list[Finding]:
         return []
     evidence = f"the cross attention of its UNet, or its text encoders, are those of {family}"
     return [
-        Finding("metadata-architecture", f"modelspec.architecture says {text!r}", evidence, "removed",
-                lambda: _forget(model, "modelspec.architecture"))
-    ]  # fmt: skip
+        Finding(
+            "metadata-architecture",
+            f"the metadata field modelspec.architecture says {text!r}",
+            evidence,
+            "removed",
+            lambda: _forget(model, "modelspec.architecture"),
+        )
+    ]
 
 
 def _forget(model: Model, name: str) -> None:

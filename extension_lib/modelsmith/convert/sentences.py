@@ -1,4 +1,4 @@
-"""What conversion, repair and publishing say in errors, in Japanese (see ``modelsmith.japanese``)."""
+"""What conversion, repair and publishing say to people, in Japanese (see ``modelsmith.japanese``)."""
 
 from __future__ import annotations
 
@@ -119,4 +119,77 @@ JAPANESE: Mapping[str, str] = {
     "it cannot be unpacked ({})": "展開できません（{}）",
     "the prediction {} is unknown": "予測タイプ {} は不明です",
     "Write one of {}": "{} のいずれかを指定してください",
+    # ---- notes
+    "the pickle asks for {}; none of it was executed, only the tensors were taken": (
+        "この pickle は {} を要求していますが、何も実行せず、テンソルだけを取り出しました"
+    ),
+    "{} beside the weights will not be written": "重みと別にある {} は書き出しません",
+    "the EMA weights of {} of {} UNet tensors are the weights now": (
+        "UNet のテンソル {1} 個のうち {0} 個を EMA の重みに置き換えました"
+    ),
+    "the dropped alphas_cumprod ended at {}; this is kept as metadata": (
+        "取り除いた alphas_cumprod の最後の値 {} はメタデータに残します"
+    ),
+    "the names of llama.cpp ({}) became those of transformers": (
+        "llama.cpp（{}）の名前を transformers のものに直しました"
+    ),
+    "{} tensors belong to no known part and were left out": "どの部分のものかわからないテンソル {} 個を省きました",
+    "the marker {} was added: the folder's scheduler says so": (
+        "フォルダーのスケジューラーの設定に従い、マーカー {} を追加しました"
+    ),
+    "{} ({} tensors) was taken from {}": "{0}（テンソル {1} 個）を {2} から取り込みました",
+    # ---- findings
+    "{} text encoder tensors lack text_model. in their names (NovelAI's and other early files, and encoders that "
+    "transformers 5 saved)": (
+        "テキストエンコーダーのテンソル {} 個の名前に text_model. がありません"
+        "（NovelAI などの初期のファイルや、transformers 5 で保存したエンコーダー）"
+    ),
+    "for instance {}": "例: {}",
+    "dropped, since the file has them under the full names too": "完全な名前のものもあるため、取り除きます",
+    "renamed": "名前を直します",
+    "added": "追加します",
+    "removed": "取り除きます",
+    "set to {}": "{} にします",
+    "set to 0 … {} as int64": "int64 の 0 … {} にします",
+    "moved to {}": "{} に移します",
+    "taken from {}": "{} から取り込みます",
+    "{} is float32, the mark of an Add difference merge before January 2023": (
+        "{} が float32 です（2023 年 1 月より前の Add difference マージの跡）"
+    ),
+    "its values are right, but a host or a further merge will round them": (
+        "値は正しいものの、WebUI での読み込みや次のマージで丸められます"
+    ),
+    "{} was merged as floats and cut to whole numbers: {} of {} positions are wrong": (
+        "{0} は小数でマージされた後に整数へ切り捨てられ、{2} 個のうち {1} 個の位置が誤っています"
+    ),
+    "{} was merged as floats and left as {}: {} of {} positions are wrong": (
+        "{0} は小数でマージされて {1} のまま残り、{3} 個のうち {2} 個の位置が誤っています"
+    ),
+    "the first is position {}, which holds {}": "最初は位置 {} で、値は {} です",
+    "{} is {} instead of I64": "{} の型が I64 ではなく {} です",
+    "its values are right when cut to whole numbers": "小数を切り捨てれば正しい値です",
+    "you said so ({})": "ユーザーの指定（{}）",
+    "no evidence for it in the file": "ファイルの中に手がかりはありません",
+    "the evidence about the prediction disagrees": "予測タイプの手がかりが食い違っています",
+    "the marker {} is missing": "マーカー {} がありません",
+    "the marker {} is on a model that it does not fit": "マーカー {} がこのモデルに合いません",
+    "the marker {} stands under the model's prefix, where hosts do not look": (
+        "マーカー {} が UNet の接頭辞の下にあり、WebUI から見えません"
+    ),
+    "the metadata field {} says {}": "メタデータの {} が {} になっています",
+    "the metadata field modelspec.architecture says {}": "メタデータの modelspec.architecture が {} になっています",
+    "the cross attention of its UNet, or its text encoders, are those of {}": (
+        "UNet のクロスアテンションまたはテキストエンコーダーは {} のものです"
+    ),
+    "the {} is there twice": "{} が二つあります",
+    "text encoder": "テキストエンコーダー",
+    "{} tensors begin with {} beside those of {}": "{2} のほかに、{1} で始まるテンソルが {0} 個あります",
+    "the copy under {} dropped": "{} の下のものを取り除きます",
+    "the {} is missing": "{} がありません",
+    "a {} checkpoint has one, and none of its tensors are there": (
+        "{} のチェックポイントにあるはずのテンソルが一つもありません"
+    ),
+    # ---- verifying
+    "its SHA-256 is {}, not one of those expected": "SHA-256 が {} で、指定されたものと違います",
+    "tensor {} holds {} NaN and {} infinite values": "テンソル {} に NaN が {} 個、無限大が {} 個あります",
 }

@@ -74,7 +74,7 @@ class Verdict:
         """Lines for people: what says so."""
         if self.identity is None:
             return (self.problem,) if self.problem else ()
-        return tuple(f"{clue.source}: {clue.detail} ({clue.grade})" for clue in self.identity.clues)
+        return tuple(clue.line() for clue in self.identity.clues)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from typing import Literal
 from modelsmith.errors import UnknownNameError
 from modelsmith.files.header import FileHeader
 from modelsmith.files.ranges import small_hash
+from modelsmith.japanese import GRADES, Said, in_japanese
 from modelsmith.vae.layout import VaeFile
+from modelsmith.vae.sentences import SOURCES
 
 FamilyId = Literal["sd", "sdxl", "x4-upscaler", "sd3", "flux1", "flux2"]
 Grade = Literal["proof", "strong", "weak", "default"]
@@ -105,6 +107,17 @@ class Clue:
     detail: str
     says: FamilyId
     grade: Grade
+
+    def in_language(self, language: str) -> tuple[str, str]:
+        """Source and detail in a language ("en", "ja"); a file name stays as it is."""
+        if language != "ja":
+            return self.source, self.detail
+        return SOURCES[self.source], self.detail if self.source == "name" else in_japanese(self.detail)
+
+    def line(self) -> Said:
+        """Source, detail and grade in one line for people."""
+        source, detail = self.in_language("ja")
+        return Said(f"{self.source}: {self.detail} ({self.grade})", f"{source}: {detail}（{GRADES[self.grade]}）")
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,12 @@ def check_header(vae: VaeFile, identity: Identity) -> HeaderHealth:
     if identity.known is not None and identity.known.fp16:
         return HeaderHealth("safe", False, dtype, f"it is {identity.known.label}, made for fp16", "It may run in fp16.")
     if "sdxl" in identity.families:
-        doubt = "" if identity.family == "sdxl" else " if it is one of SDXL"
+        reason = "SDXL's VAE leaves fp16's range" + ("" if identity.family == "sdxl" else " if it is one of SDXL")
         return HeaderHealth(
             "at_risk",
             False,
             dtype,
-            f"SDXL's VAE leaves fp16's range{doubt}",
+            reason,
             "Measure it; run it in bf16 or fp32, or cure it.",
         )
     return HeaderHealth("unknown", False, dtype, "nothing in its header tells", "Measure it.")

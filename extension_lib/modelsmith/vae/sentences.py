@@ -1,4 +1,4 @@
-"""What the VAE tools say in errors, in Japanese (see ``modelsmith.japanese``)."""
+"""What the VAE tools say in errors and of a VAE, in Japanese (see ``modelsmith.japanese``)."""
 
 from __future__ import annotations
 
@@ -94,4 +94,27 @@ JAPANESE: Mapping[str, str] = {
     "{}: the scaled VAE overflows when it is calculated in fp16 itself (on {})": (
         "{}: 処理後の VAE は実際に fp16 で計算すると {} のときにあふれます"
     ),
+    # ---- what a VAE is
+    "it is {}, made for fp16": "fp16 用に作られた {} です",
+    "you say so": "ユーザーの指定",
+    "you say so, but its shape is another, which decides": "ユーザーの指定（形が合わないため採用していません）",
+    "the {}'s fingerprint {}": "{} の指紋 {}",
+    "tensor {} holds only zeros": "テンソル {} の値がすべて 0 です",
+    "encoder": "エンコーダー",
+    "decoder": "デコーダー",
+    "baked into a model of {}": "{} のモデルに入っています",
+    "{} latent channels": "潜在チャンネル {} 個",
+    "scaling_factor {}": "scaling_factor が {}",
 }
+
+SOURCES: Mapping[str, str] = {
+    "said": "指定",
+    "told": "以前の情報",
+    "sha256": "SHA-256",
+    "metadata": "メタデータ",
+    "checkpoint": "チェックポイント",
+    "config": "設定ファイル",
+    "name": "ファイル名",
+    "shape": "形",
+}
+"""Where a clue about a VAE comes from, by the source's id."""

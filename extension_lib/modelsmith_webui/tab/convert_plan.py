@@ -17,7 +17,7 @@ from modelsmith.files.header import read_header
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import common_folder, free_bytes
 from modelsmith_webui.tab.convert_form import ConvertForm
-from modelsmith_webui.tab.convert_words import DROPPED, FAULTS, LEFT, REMEDIES
+from modelsmith_webui.tab.convert_words import DROPPED, FAULTS, LEFT
 from modelsmith_webui.tab.html import esc, facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.tables import cell, row, table
 from modelsmith_webui.tab.texts import Texts
@@ -70,8 +70,10 @@ def dropped_text(dropped: dict[str, int], tr: Texts) -> str:
     return ", ".join(f"{count} {tr(DROPPED.get(kind, kind))}" for kind, count in dropped.items()) or tr("nothing")
 
 
-def _notes(notes: Sequence[str]) -> str:
-    return "".join(notice("info", text[:1].upper() + text[1:]) for text in notes)
+def notes_html(notes: Sequence[str], tr: Texts) -> str:
+    """What the library noticed on the way, each a sentence of its own."""
+    texts = [tr.said(note) for note in notes]
+    return "".join(notice("info", text[:1].upper() + text[1:]) for text in texts)
 
 
 def _convert(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
@@ -85,7 +87,7 @@ def _convert(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
         (tr("Left out"), dropped_text(plan.pruned.dropped, tr) if plan.pruned else ""),
         *place,
     ]
-    return facts(rows) + _notes(plan.notes) + _useless(form, file, plan, tr) + warning
+    return facts(rows) + notes_html(plan.notes, tr) + _useless(form, file, plan, tr) + warning
 
 
 def _useless(form: ConvertForm, file: ModelFile, plan: ConvertPlan, tr: Texts) -> str:
@@ -102,11 +104,14 @@ def findings_html(findings: Sequence[Finding], tr: Texts, *, done: bool) -> str:
         return notice("done", tr("Nothing is wrong with this file."))
     rows: list[str] = []
     for found in findings:
-        fault = text_tag("strong", tr(FAULTS.get(found.id, found.id))) + text_tag("div", found.what, "ms-small")
-        remedy = tr(found.remedy) if found.remedy in REMEDIES else found.remedy
-        remedy = remedy or tr(LEFT.get(found.id, LEFT[""]))
+        fault = text_tag("strong", tr(FAULTS.get(found.id, found.id))) + text_tag(
+            "div", tr.said(found.what), "ms-small"
+        )
+        remedy = tr.said(found.remedy) or tr(LEFT.get(found.id, LEFT[""]))
         mark = "ms-grade-proof" if found.apply is not None and done else "ms-grade-strong" if found.apply else ""
-        rows.append(row(tag("td", fault), cell(found.evidence, "ms-small"), tag("td", text_tag("span", remedy, mark))))
+        rows.append(
+            row(tag("td", fault), cell(tr.said(found.evidence), "ms-small"), tag("td", text_tag("span", remedy, mark)))
+        )
     return table(tr, ("Fault", "Evidence", "What is done"), rows, "ms-findings")
 
 
@@ -130,8 +135,8 @@ def _share(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     rows = [
         (tr("Size"), _sizes(plan.pruned.bytes_before, plan.bytes_out, tr)),
         (tr("Left out"), dropped_text(plan.pruned.dropped, tr)),
-        (tr("Repaired"), "; ".join(plan.repairs)),
-        (tr("Left to you"), "; ".join(plan.unsettled)),
+        (tr("Repaired"), "; ".join(tr.said(one) for one in plan.repairs)),
+        (tr("Left to you"), "; ".join(tr.said(one) for one in plan.unsettled)),
         (tr("Metadata taken away"), ", ".join(plan.removed_metadata)),
         *place,
     ]
@@ -222,7 +227,7 @@ def _task(form: ConvertForm, host: Host, task: Task, tr: Texts) -> tuple[str, in
             plan = plan_convert(task.source, form.job(host))
             after, state, css = plan.bytes_out, tr("to be written"), ""
     except ModelsmithError as error:
-        state, css = error.message, "ms-incomplete"
+        state, css = tr.error(error)[0], "ms-incomplete"
     except OSError as error:
         state, css = str(error), "ms-incomplete"
     sizes = (cell(size_text(before), "ms-number"), cell(size_text(after) if after else "", "ms-number"))

@@ -15,7 +15,7 @@ from modelsmith.files.header import read_header
 from modelsmith_webui.host import Host, JobControl, ModelFile
 from modelsmith_webui.places import make_folder
 from modelsmith_webui.tab.convert_form import ConvertForm
-from modelsmith_webui.tab.convert_plan import findings_html, folder_tasks, other_file
+from modelsmith_webui.tab.convert_plan import findings_html, folder_tasks, notes_html, other_file
 from modelsmith_webui.tab.convert_words import VERDICTS
 from modelsmith_webui.tab.html import facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.job_text import Share, counted, write_options
@@ -56,7 +56,7 @@ def _written(result: WriteResult, tr: Texts, *, notes: bool = True) -> str:
         (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds), speed) if part)),
         ("SHA-256", result.sha256),
     ]
-    told = "".join(notice("info", text[:1].upper() + text[1:]) for text in result.notes) if notes else ""
+    told = notes_html(result.notes, tr) if notes else ""
     return (
         notice("done", tr("Written. The new file is in the list."))
         + facts(rows)
@@ -117,7 +117,11 @@ def _compare(first: ModelFile, second: ModelFile, control: JobControl, tr: Texts
 
 
 def _difference_row(one: Difference, tr: Texts) -> str:
-    largest = f"{one.largest:.3g} ({100 * one.share:.3g} %)" if one.verdict in ("rounded", "different") else one.detail
+    largest = (
+        f"{one.largest:.3g} ({100 * one.share:.3g} %)"
+        if one.verdict in ("rounded", "different")
+        else one.detail.replace(" and ", " / ")
+    )
     return row(tag("td", text_tag("code", one.name)), cell(tr(VERDICTS[one.verdict])), cell(largest))
 
 
@@ -147,7 +151,7 @@ def _checked_row(file: ModelFile, result: Checked, unknown: bool, tr: Texts) -> 
     if not result.problems:
         state = tr("sound; no hash of it is known") if unknown else tr("sound")
         return row(cell(file.path.name), cell(state, "ms-grade-proof"))
-    lines = "".join(text_tag("div", problem) for problem in result.problems[:SHOWN])
+    lines = "".join(text_tag("div", tr.said(problem)) for problem in result.problems[:SHOWN])
     if len(result.problems) > SHOWN:
         lines += text_tag("div", tr("and {count} more", count=len(result.problems) - SHOWN))
     return row(cell(file.path.name), tag("td", lines, "ms-incomplete"))
@@ -192,7 +196,7 @@ def _outcome_row(outcome: Outcome, result: WriteResult | None, tr: Texts) -> str
     lost = sum(loss.clipped + loss.nan + loss.infinite for loss in result.losses.values()) if result else 0
     state, css = tr("done before"), "ms-grade-proof"
     if outcome.error is not None:
-        state, css = outcome.error.message, "ms-incomplete"
+        state, css = tr.error(outcome.error)[0], "ms-incomplete"
     elif lost:
         state, css = tr("written; {count} values out of range or not finite", count=f"{lost:,}"), "ms-incomplete"
     elif result is not None:

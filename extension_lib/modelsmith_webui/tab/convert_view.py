@@ -214,7 +214,7 @@ class ConvertView:
         try:
             return plan_html(form, self.host, self.tr)
         except (ModelsmithError, OSError) as error:
-            return failure_html(error)
+            return failure_html(error, self.tr)
 
     def work(self, values: Values, control: JobControl) -> str:
         """Do it, inside a job of the host."""

@@ -108,9 +108,6 @@ LEFT: Mapping[str, str] = {
 }
 """What a person can do about a fault that is not mended by itself."""
 
-REMEDIES = ("added", "removed", "renamed")
-"""What is done about a fault, where that is one word (modelsmith.convert.repair)."""
-
 VAE_ACTIONS: Mapping[str, str] = {
     "measure": "Measure",
     "fix": "Cure for fp16",
@@ -137,9 +134,6 @@ FAMILIES: Mapping[str, str] = {
 }
 
 HEALTH: Mapping[str, str] = {"safe": "runs in fp16", "at_risk": "at risk in fp16", "unknown": "fp16: not known"}
-
-CLUE_WORDS = ("you say so", "you say so, but its shape is another, which decides")
-"""What is said of a person's own word on a VAE (modelsmith.vae.families.SAID, SAID_AGAINST)."""
 
 HEALTH_REASONS = (
     "the exact fp16 cure was applied to it",
@@ -197,7 +191,7 @@ def every_word() -> Iterator[str]:
     for table in tables:
         yield from table.values()
     yield from VAE_PRECISIONS
-    yield from (*HEALTH_REASONS, *CLUE_WORDS, *REMEDIES)
+    yield from HEALTH_REASONS
     yield from INPUT_WORDS
     yield from INPUT_FORMS
     yield from HEADERS

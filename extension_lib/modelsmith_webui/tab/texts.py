@@ -50,6 +50,12 @@ class Texts:
         translated = translations(self._language()).get(text, text)
         return translated.format(**values) if values else translated
 
+    def said(self, text: str) -> str:
+        """A note or a finding of the library, in the user's language where the library has it."""
+        from modelsmith.japanese import in_japanese
+
+        return in_japanese(text) if self.message_language == "ja" else str(text)
+
     def error(self, error: ModelsmithError) -> tuple[str, str]:
         """What is wrong and what to do, in the user's language where the library has it."""
         return error.in_language(self.message_language)

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 from modelsmith.vae.bake import MoveResult
-from modelsmith.vae.families import Identity
+from modelsmith.vae.families import FAMILIES as KINDS
+from modelsmith.vae.families import Clue, Identity
 from modelsmith.vae.fix import FixResult
 from modelsmith.vae.health import HeaderHealth, Measurement, check_header
 from modelsmith.vae.layout import VaeFile
 from modelsmith_webui.host import Host
 from modelsmith_webui.places import free_bytes
-from modelsmith_webui.tab.convert_words import CLUE_WORDS, FAMILIES, FITS, HEALTH, INPUT_WORDS
+from modelsmith_webui.tab.convert_words import FAMILIES, FITS, HEALTH, INPUT_WORDS
 from modelsmith_webui.tab.html import badge, facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
 from modelsmith_webui.tab.plan_page import seconds_text
@@ -30,7 +31,7 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
     overflowed: what running it here has shown, None where it was not run.
     """
     health = check_header(vae, identity)
-    badges = badge(identity.label(), "ms-main") + badge(", ".join(vae.dtypes))
+    badges = badge(label_text(identity, tr), "ms-main") + badge(", ".join(vae.dtypes))
     badges += badge(tr(HEALTH[health.verdict]), _HEALTH_BADGES[health.verdict], _health_text(health, tr))
     if identity.conflict:
         badges += badge(tr("contradicts itself"), "ms-bad")
@@ -42,7 +43,7 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
         (tr("In fp16"), _health_text(health, tr)),
         (tr("Measured here"), _MEASURED[overflowed] and tr(_MEASURED[overflowed])),
     ]
-    lines = "".join(_clue(clue.grade, clue.says, clue.source, clue.detail, tr) for clue in identity.clues)
+    lines = "".join(_clue(clue, tr) for clue in identity.clues)
     known = (
         tag("ul", lines, "ms-evidence") if lines else text_tag("p", tr("Only its shape says which it is."), "ms-dim")
     )
@@ -50,7 +51,7 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
 
 
 def _health_text(health: HeaderHealth, tr: Texts) -> str:
-    reason, advice = tr(health.reason), tr(health.advice)
+    reason, advice = tr.said(tr(health.reason)), tr(health.advice)
     return f"{reason}。{advice}" if tr.message_language == "ja" else f"{reason}. {advice}"
 
 
@@ -69,14 +70,22 @@ def _cured(health: HeaderHealth, tr: Texts) -> str:
     return notice("done", tr("This VAE was cured for fp16 before.")) if health.cured else ""
 
 
-def _clue(grade: str, says: str, source: str, detail: str, tr: Texts) -> str:
-    mark = text_tag("span", tr(GRADES[grade]), f"ms-grade ms-grade-{grade}")
+def label_text(identity: Identity, tr: Texts) -> str:
+    """The families that a VAE may be of, in the user's language."""
+    if tr.message_language != "ja":
+        return identity.label()
+    return " または ".join(KINDS[family].label for family in identity.families) or tr("unknown")
+
+
+def _clue(clue: Clue, tr: Texts) -> str:
+    mark = text_tag("span", tr(GRADES[clue.grade]), f"ms-grade ms-grade-{clue.grade}")
+    source, detail = clue.in_language(tr.message_language)
     why = tag(
         "span",
-        text_tag("code", source) + " " + text_tag("span", tr(detail) if detail in CLUE_WORDS else detail),
+        text_tag("code", source) + " " + text_tag("span", detail),
         "ms-why",
     )
-    return tag("li", mark + text_tag("span", FAMILIES.get(says, says), "ms-says") + why)
+    return tag("li", mark + text_tag("span", FAMILIES[clue.says], "ms-says") + why)
 
 
 def plan_html(form: VaeForm, host: Host, tr: Texts) -> str:
@@ -149,7 +158,7 @@ def moved_html(result: MoveResult, tr: Texts, *, baked: bool) -> str:
     """What a bake or an extraction wrote."""
     rows = [
         (tr("File"), result.path.name),
-        (tr("VAE of"), result.identity.label()),
+        (tr("VAE of"), label_text(result.identity, tr)),
         (tr("Tensors"), str(result.tensors)),
         (tr("Size"), size_text(result.bytes)),
         (tr("Time"), seconds_text(result.seconds)),

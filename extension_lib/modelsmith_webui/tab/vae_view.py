@@ -224,4 +224,4 @@ class VaeView:
             remember_cure(self.host, file, result)
             return fixed_html(result, self.tr)
         except NothingToCure as error:
-            return notice("info", error.message, error.remedy)
+            return notice("info", *self.tr.error(error))
