@@ -26,8 +26,9 @@ WEBUI = "ldm_forge"
 
 BATCHES = 6
 STEPS = 8
-# What SGM Uniform asks for with eight steps.
-TIMESTEPS = [999, 874, 749, 624, 500, 375, 250, 125]
+# What SGM Uniform asks for with eight steps; early Classic has no schedule types, and its own goes down to 0.
+SGM_UNIFORM = [999, 874, 749, 624, 500, 375, 250, 125]
+LINEAR = [999, 856, 714, 571, 428, 285, 143, 0]
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,10 @@ def alone(started_alone: Webui) -> Webui:
     started_alone.options(sd_noise_schedule="Default")
     started_alone.select("sd15")
     return started_alone
+
+
+def right_timesteps(webui: Webui) -> list[int]:
+    return SGM_UNIFORM if (webui.root / "modules" / "sd_schedulers.py").is_file() else LINEAR
 
 
 def batches(webui: Webui) -> tuple[list[dict[str, Any]], list[float]]:
@@ -60,7 +65,7 @@ def test_every_batch_has_the_same_tables(webui: Webui, report: Callable[..., Non
     firsts, told = batches(webui)
     for step in firsts:
         check_tables(step, "sdxl-v-ztsnr")
-    assert told == TIMESTEPS * BATCHES
+    assert told == right_timesteps(webui) * BATCHES
     report("batches", "with", *(f"{value:g}" for value in told[-STEPS:]))
     check(webui, webui.txt2img(), "sdxl-v-ztsnr")
 
@@ -76,12 +81,12 @@ def test_alone_its_tables_are_wrong(alone: Webui, report: Callable[..., None]) -
         assert lookups[-1] > right * 1.01
     else:
         assert lookups == pytest.approx([SCHEDULE["False"]["900"]] * BATCHES, rel=1e-4)
-    assert told[-STEPS:] != TIMESTEPS
+    assert told[-STEPS:] != right_timesteps(alone)
 
 
-def test_alone_sd21_768_runs_as_epsilon(alone: Webui) -> None:
-    """Early Classic looks for a mark that no SD2 model has."""
+def test_alone_sd21_768_runs_as_v_prediction(alone: Webui) -> None:
+    """Its config is chosen by a mark that no SD2 model has, but what it samples as by the bias."""
     if not builds_sd2(alone):
         pytest.skip("this Classic builds no SD2 models")
     alone.select("sd21-768v")
-    assert alone.txt2img()[0]["prediction"] == "epsilon"
+    assert alone.txt2img()[0]["prediction"] == "v_prediction"
