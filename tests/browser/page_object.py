@@ -18,7 +18,7 @@ FLAGS = [
     "--disable-sync",
 ]
 VIEWS = ("inspect", "merge", "convert", "vae", "library", "history")
-WAIT = 30_000.0  # milliseconds; a machine that runs other tests beside this one is slow
+WAIT = 60_000.0  # milliseconds; a machine that runs other tests beside this one is slow
 
 
 def find_chromium() -> str | None:

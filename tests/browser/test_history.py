@@ -25,7 +25,7 @@ def open_row(tab: ModelsmithPage, file: str) -> None:
 
 def wait_rows(tab: ModelsmithPage, count: int) -> None:
     tab.page.wait_for_function(
-        f"() => document.querySelectorAll('#{TABLE} tbody tr').length === {count}", timeout=30_000
+        f"() => document.querySelectorAll('#{TABLE} tbody tr').length === {count}", timeout=60_000
     )
 
 
