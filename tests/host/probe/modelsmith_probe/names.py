@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from types import ModuleType
 from typing import Any
 
@@ -44,5 +45,6 @@ def describe(name: str, loaded: Any) -> str | None:
         parameters = inspect.signature(found).parameters.values()
     except ValueError:
         return "function"
-    # Without annotations, which say nothing of how a function may be called.
-    return "(" + ", ".join(str(one.replace(annotation=one.empty)) for one in parameters) + ")"
+    # Without annotations, which say nothing of how a function may be called, and without addresses, which change.
+    text = ", ".join(str(one.replace(annotation=one.empty)) for one in parameters)
+    return "(" + re.sub(r" at 0x[0-9a-f]+", "", text) + ")"
