@@ -3,7 +3,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, onTend, tr} = window.Modelsmith;
+    const {root, byId, tell, tr} = window.Modelsmith;
     const FIELD = "modelsmith_history_asked";
     // The entry that waits for a second one to be compared with.
     let first = "";
@@ -54,12 +54,9 @@
     document.addEventListener("click", answer);
     document.addEventListener("keydown", answer);
 
-    function tendQueue() {
-        root().querySelectorAll(".ms-queue:not([data-ready])").forEach(queue => {
-            queue.dataset.ready = "1";
-            if (Number(queue.dataset.busy) > 0) setTimeout(() => byId("modelsmith_history_poll")?.click(), 700);
-        });
-    }
-
-    onTend(tendQueue);
+    // A queue that looks as it did is not drawn anew, so its markup cannot be what asks the next time.
+    setInterval(() => {
+        const busy = [...root().querySelectorAll(".ms-queue")].some(queue => Number(queue.dataset.busy) > 0);
+        if (busy) byId("modelsmith_history_poll")?.click();
+    }, 700);
 })();

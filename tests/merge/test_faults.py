@@ -89,6 +89,8 @@ def test_killed_at_any_point(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
             was_killed = server.stdout.readline().split()[1] == "True"
             killed += was_killed
+            # What a merge takes changes with what else the machine does.
+            length *= 1.05 if was_killed else 0.9
             content = target.read_bytes()
             assert content in (old, whole)
             finished += content == whole
