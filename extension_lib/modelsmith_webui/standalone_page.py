@@ -74,6 +74,7 @@ class PageWithHead:
         wanted = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("__lang")
         if wanted is not None:
             self.host.chosen_language = wanted[-1] if translations(wanted[-1]) else ""
+        language = self.host.chosen_language
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         held: list[Message] = []
         body = bytearray()
@@ -84,14 +85,14 @@ class PageWithHead:
             elif message["type"] == "http.response.body":
                 body.extend(message.get("body", b""))
                 if not message.get("more_body"):
-                    await self._answer(held[0], bytes(body), send)
+                    await self._answer(held[0], bytes(body), language, send)
 
         await self.app(scope, receive, collect)
 
-    async def _answer(self, start: Message, body: bytes, send: Send) -> None:
+    async def _answer(self, start: Message, body: bytes, language: str, send: Send) -> None:
         headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
         if any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in headers):
-            body = with_head(body, self.host.chosen_language)
+            body = with_head(body, language)
         headers += [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
         await send({**start, "headers": headers})
         await send({"type": "http.response.body", "body": body})

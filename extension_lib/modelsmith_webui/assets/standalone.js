@@ -101,7 +101,6 @@
         bar.append(name, language, theme);
         document.body.prepend(bar);
         document.documentElement.lang = (window.modelsmithLanguage || "en").slice(0, 2);
-        if (translating) translate(bar);
     }
 
     function onChange(changes) {
@@ -118,6 +117,8 @@
 
     document.addEventListener("DOMContentLoaded", () => {
         buildBar();
+        // On a slow machine gradio may have drawn parts of its page already.
+        if (translating) translate(document.body);
         new MutationObserver(onChange).observe(document.body, {childList: true, subtree: true});
         onChange([]);
     });
