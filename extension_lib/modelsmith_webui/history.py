@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -79,6 +79,14 @@ def _entry(found: object) -> Entry | None:
         return None
 
 
+def model_hash(text: str) -> str | None:
+    """The hash that a text is, or that an infotext in it names; None where there is none."""
+    match = _BARE_HASH.match(text.strip()) or _HASH.search(text)
+    if match is None:
+        return None
+    return (match.group(1) if match.re is _HASH else match.group(0)).lower()
+
+
 def now() -> str:
     """This moment, as entries spell it."""
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
@@ -117,18 +125,29 @@ class History:
 
     def trace(self, text: str) -> list[Entry]:
         """The entries that made a model, by its hash or by the infotext of an image; the latest first."""
-        match = _BARE_HASH.match(text.strip()) or _HASH.search(text)
-        if match is None:
+        wanted = model_hash(text)
+        if wanted is None:
             return []
-        wanted = (match.group(1) if match.re is _HASH else match.group(0)).lower()
         entries = self.entries()
         found = [one for one in entries if (one.sha256 or "").startswith(wanted)]
         if found:
             return found
-        # A merge whose inputs were hashed in passing has no hash of its own; the host may have computed one since.
-        files = [file for file in self._host.checkpoints() if (file.sha256 or "").startswith(wanted)]
-        sizes = {(file.path.name, file.path.stat().st_size) for file in files if file.path.is_file()}
-        return [one for one in entries if (one.file, one.size) in sizes]
+        return self._known_to_host(wanted, entries)
+
+    def _known_to_host(self, wanted: str, entries: Sequence[Entry]) -> list[Entry]:
+        """Those without a hash whose file the host has hashed meanwhile, as it does with each model that it loads."""
+        from modelsmith_webui.result_hashes import is_result, lacks_hash
+
+        hashes = {file.path: self._host.cached_sha256(file) or file.sha256 for file in self._host.checkpoints()}
+        found: list[Entry] = []
+        for path, digest in hashes.items():
+            if digest is None or not digest.startswith(wanted):
+                continue
+            for one in entries:
+                if lacks_hash(one) and is_result(path, one):
+                    self.learn(one.id, digest)
+                    found.append(replace(one, sha256=digest))
+        return found
 
     def compare(self, first: str, second: str) -> list[tuple[str, Any, Any]]:
         """What two recipes differ in: the place (``blocks.alpha.IN00``), and both values. Raises UnknownNameError."""
@@ -161,8 +180,17 @@ class History:
             gone = self.entry(identifier)
             self._write([one for one in self._read() if one.id != gone.id])
 
+    def learn(self, identifier: str, sha256: str) -> None:
+        """Keep the hash of an entry's file, which was not known when it was recorded. Raises UnknownNameError."""
+        with self._lock:
+            entry = self.entry(identifier)
+            self._write([replace(one, sha256=sha256) if one.id == entry.id else one for one in self._read()])
+
     def merged(self, plan: Any, result: Any) -> Entry | None:
-        """Record a merge that made a file: its plan, and the engine's result."""
+        """Record a merge that made a file: its plan, and the engine's result. A hash that the engine could not compute
+        is found out in the background."""
+        from modelsmith_webui.result_hashes import result_hashes_of
+
         made = Entry(
             id=secrets.token_hex(6),
             kind="merge",
@@ -173,7 +201,10 @@ class History:
             size=result.bytes,
             recipe=json.loads(result.recipe),
         )
-        return self._record(made, plan)
+        kept = self._record(made, plan)
+        if kept is not None:
+            result_hashes_of(self._host).made(kept, result.path)
+        return kept
 
     def written(self, plan: Any, path: Path, *, seconds: float | None = None, uses: int = 0) -> Entry | None:
         """Record a recipe checkpoint that was written, or (``uses`` 1) merged in memory."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
+
 from modelsmith.errors import UsageError
 from modelsmith_webui.host import Host, ModelFile, find_file
 
 # What stands before a name that is no checkpoint's: names are unique within a kind only.
 PREFIXES = {"vae": "VAE / ", "lora": "LoRA / ", "text_encoder": "Text encoder / ", "other": "Other / "}
+
+
+_ENDING = re.compile(r"(?:\.recipe)?\.(?:safetensors|sft|ckpt|pt|pth|bin|gguf)\Z", re.IGNORECASE)
+
+
+def short_name(name: str) -> str:
+    """A model's name in a sentence: without its folder, its ending and the hash of a title."""
+    title = name.rsplit(" [", 1)[0] if name.endswith("]") else name
+    return _ENDING.sub("", PurePosixPath(title.replace("\\", "/")).name) or name
 
 
 def label_of(file: ModelFile) -> str:

@@ -59,9 +59,19 @@ def section(title: str, inner: str, css: str = "") -> str:
     return tag("section", text_tag("h4", title) + inner, f"ms-section {css}".strip())
 
 
+def press(label: str, elem_id: str) -> str:
+    """A small button in a piece of HTML that presses a button of the page (javascript/modelsmith.js)."""
+    return text_tag("button", label, "ms-mini", type="button", data_press=elem_id)
+
+
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """Pairs of a name and a value, both plain text; rows with an empty value are left out."""
-    inner = "".join(text_tag("dt", name) + text_tag("dd", value) for name, value in rows if value)
+    return facts_html((name, esc(value)) for name, value in rows)
+
+
+def facts_html(rows: Iterable[tuple[str, str]]) -> str:
+    """As :func:`facts`, the values being HTML already."""
+    inner = "".join(text_tag("dt", name) + tag("dd", value) for name, value in rows if value)
     return tag("dl", inner, "ms-facts")
 
 

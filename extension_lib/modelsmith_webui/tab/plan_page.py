@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelsmith.errors import ModelsmithError
-from modelsmith_webui.tab.html import facts, notice, size_text, tag, text_tag
+from modelsmith_webui.tab.files import short_name
+from modelsmith_webui.tab.html import facts, notice, notice_with, sentence, size_text, tag, text_tag
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import PREDICTIONS
 
 if TYPE_CHECKING:
+    from modelsmith.merge.guard import Notice
     from modelsmith.merge.methods import MethodSpec
     from modelsmith.merge.plan import MergePlan
     from modelsmith.merge.request import MergeProgress, MergeResult
     from modelsmith_webui.tab.remedies import Remedy
 
 
-def seconds_text(seconds: float) -> str:
-    if 0 < seconds < 10:
-        return f"{seconds:.1f} s"
+_AND_MORE = re.compile(r"(.*) and ([\d,]+) more")
+
+
+def _english(text: str, **values: object) -> str:
+    return text.format(**values)
+
+
+def seconds_text(seconds: float, tr: Callable[..., str] = _english) -> str:
+    """A span of time as people say it."""
     whole = max(0, round(seconds))
     if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+        return tr("{seconds} s", seconds=f"{seconds:.1f}" if 0 < seconds < 10 else str(whole))
+    minutes, left = divmod(whole, 60)
+    if minutes < 60:
+        return tr("{minutes} min {seconds} s", minutes=minutes, seconds=f"{left:02d}")
+    return tr("{hours} h {minutes} min", hours=minutes // 60, minutes=f"{minutes % 60:02d}")
 
 
 def failure_html(error: Exception, tr: Texts | None = None) -> str:
@@ -44,14 +54,38 @@ def remedy_buttons(remedies: Sequence[Remedy]) -> str:
     return tag("div", inner, "ms-remedies") if inner else ""
 
 
-def refusal_html(error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy]) -> str:
-    """Why a merge was not planned, and the ways out, one click away."""
+def plainly(text: str, names: Iterable[str]) -> str:
+    """A sentence with the models called by their short names; the whole ones stand in the list below it."""
+    for name in sorted(set(names), key=len, reverse=True):
+        # A name behind a stroke is part of a path, which stays whole.
+        text = re.sub(rf"(?<![\w/\\]){re.escape(name)}", short_name(name).replace("\\", r"\\"), text)
+    return text
+
+
+def notice_html(found: Notice, tr: Texts, names: Iterable[str] = ()) -> str:
+    """What a merge has to say. A list of tensors is folded away: that there are some is what matters at first."""
+    text = plainly(found.said(tr.message_language), names)
+    listed = dict(found.message.params).get("names", "") if found.message is not None else ""
+    if ", " not in listed or not text.endswith(listed):
+        return notice(found.level, text)
+    head = sentence(text.removesuffix(listed).rstrip(" :："))
+    more = _AND_MORE.fullmatch(listed)
+    if more:
+        listed = tr("{names} and {count} more", names=more[1], count=more[2])
+    inner = text_tag("summary", tr("Which ones")) + text_tag("p", listed)
+    return notice_with(found.level, head, tag("details", inner, "ms-listed"))
+
+
+def refusal_html(error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy], names: Iterable[str] = ()) -> str:
+    """Why a merge was not planned, and the ways out, one click away. names: of the models, as the host's list has
+    them."""
     from modelsmith.merge.guard import PredictionMixError
 
     # A name that is taken is what one finds right after a merge: no cause for alarm.
     mild = isinstance(error, PredictionMixError) or any(one.id == "another" for one in remedies)
     kind = "warning" if mild else "error"
-    return tag("div", notice(kind, *tr.error(error)) + remedy_buttons(remedies), "ms-refusal")
+    message, remedy = (plainly(text, names) for text in tr.error(error))
+    return tag("div", notice(kind, message, remedy) + remedy_buttons(remedies), "ms-refusal")
 
 
 def _amounts(plan: MergePlan, tr: Texts) -> str:
@@ -95,7 +129,9 @@ def _sentence(plan: MergePlan, tr: Texts, seconds: float | None) -> str:
     """What will happen, as one would say it."""
     said = tr("A new file of {size}: {what}.", size=size_text(plan.output_bytes), what=_outcome(plan, tr))
     if seconds is not None:
-        said += " " + tr("Ready in about {time}, as fast as merges were here before.", time=seconds_text(seconds))
+        said += "" if tr.message_language == "ja" else " "
+        time = seconds_text(seconds, tr)
+        said += tr("Ready in about {time}, as fast as merges were here before.", time=time)
     return said
 
 
@@ -112,7 +148,8 @@ def plan_html(plan: MergePlan, tr: Texts, remedies: Sequence[Remedy] = (), secon
         (tr("Free disk space"), size_text(plan.free_bytes)),
         (tr("Expected time"), tr("known after the first merge here") if seconds is None else ""),
     ]
-    notices = "".join(notice(found.level, found.said(tr.message_language)) for found in plan.notices)
+    names = [one.name for one in plan.inputs]
+    notices = "".join(notice_html(found, tr, names) for found in plan.notices)
     head = text_tag("h4", tr("What will be made")) + text_tag("p", _sentence(plan, tr, seconds), "ms-sentence")
     return tag("div", head + notices + remedy_buttons(remedies) + facts(rows), "ms-plan")
 
@@ -135,7 +172,7 @@ class ProgressText:
         if progress.seconds < 0.2 or progress.done_bytes == 0:
             return fraction, amount
         speed = progress.done_bytes / progress.seconds
-        left = seconds_text((progress.total_bytes - progress.done_bytes) / speed)
+        left = seconds_text((progress.total_bytes - progress.done_bytes) / speed, self._tr)
         return fraction, f"{amount} · {size_text(round(speed))}/s · " + self._tr("{time} left", time=left)
 
 
@@ -154,10 +191,10 @@ def result_html(result: MergeResult, title: str, tr: Texts) -> str:
     rows = [
         (tr("File"), result.path.name),
         (tr("Size"), size_text(result.bytes)),
-        (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds), speed) if part)),
+        (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds, tr), speed) if part)),
         ("SHA-256", result.sha256 or ""),
     ]
-    notices = "".join(notice(found.level, found.said(tr.message_language)) for found in result.notices)
+    notices = "".join(notice_html(found, tr) for found in result.notices)
     done = notice("done", tr("Merged. The new file is in the checkpoint list."))
     return tag("div", done + chooser(title, tr) + facts(rows) + notices, "ms-result")
 

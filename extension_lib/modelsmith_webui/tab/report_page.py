@@ -8,9 +8,20 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from modelsmith_webui.host import LoadedStatus
-from modelsmith_webui.tab.html import badge, esc, facts, notice, notice_with, section, size_text, tag, text_tag
+from modelsmith_webui.tab.html import (
+    badge,
+    esc,
+    facts,
+    notice,
+    notice_with,
+    section,
+    sentence,
+    size_text,
+    tag,
+    text_tag,
+)
 from modelsmith_webui.tab.texts import Texts
-from modelsmith_webui.tab.words import EMA, GRADES, KINDS, PARTS, PREDICTIONS, SAYS, YES_NO
+from modelsmith_webui.tab.words import EMA, GRADES, KINDS, LAYOUTS, PARTS, PREDICTIONS, SAYS, STATES, YES_NO
 
 if TYPE_CHECKING:
     from modelsmith.identify.report import Component, Evidence, Report
@@ -22,8 +33,8 @@ SCHEDULED = ("epsilon", "v_prediction")
 
 def badge_row(report: Report, tr: Texts) -> str:
     """The badges of a report: the short form that also stands beside the checkpoint selector."""
-    if report.error is not None:
-        return badge(tr(KINDS["unsafe" if report.kind == "unsafe" else "unknown"]), "ms-bad")
+    if report.error is not None and report.kind != "unsafe":
+        return badge(tr(STATES["unreadable"]), "ms-bad")
     if report.kind == "unsafe":
         return badge(tr(KINDS["unsafe"]), "ms-bad", _told(report, tr))
     words = variant_text(report.badge()).split(" · ")
@@ -44,16 +55,24 @@ def variant_text(variant: str) -> str:
     return variant.replace("-or-", " / ")
 
 
-def _head(report: Report, tr: Texts, place: str, picture: str | None = None) -> str:
-    kind = text_tag("span", tr(KINDS.get(report.kind, report.kind)), "ms-kind")
+def _head(report: Report, tr: Texts, beside: Beside) -> str:
+    said = report.error is not None or report.kind == "unsafe"  # then the badge says what it is
+    kind = "" if said else text_tag("span", tr(KINDS.get(report.kind, report.kind)), "ms-kind")
     title = text_tag("div", PurePath(report.file).name, "ms-title") + tag(
         "div", kind + badge_row(report, tr), "ms-badges"
     )
-    inner = title + (text_tag("div", place, "ms-path") if place else "")
-    if picture is None:
+    inner = title + (text_tag("div", beside.place, "ms-path") if beside.place else "")
+    buttons = "".join(_way(way, tr) for way in beside.leads)
+    inner += tag("div", buttons, "ms-leads") if buttons else ""
+    if beside.picture is None:
         return tag("header", inner, "ms-report-head")
-    image = f'<img class="ms-preview" src="{esc(picture)}" alt="{esc(tr("Preview picture of this file"))}">'
+    image = f'<img class="ms-preview" src="{esc(beside.picture)}" alt="{esc(tr("Preview picture of this file"))}">'
     return tag("header", image + tag("div", inner), "ms-report-head ms-with-preview")
+
+
+def _way(way: str, tr: Texts) -> str:
+    """A button that leads to what can be done; the page's script knows the way."""
+    return text_tag("button", tr(WAYS[way]), "ms-mini ms-way", type="button", data_way=way)
 
 
 def _evidence(evidence: Evidence, tr: Texts) -> str:
@@ -70,6 +89,8 @@ def _evidence(evidence: Evidence, tr: Texts) -> str:
 
 def _prediction(report: Report, tr: Texts) -> str:
     found = report.prediction
+    if report.kind not in ("checkpoint", "diffusion_model") and not found.evidence:
+        return ""  # nothing that predicts
     rows = [(tr("Prediction"), tr(PREDICTIONS.get(found.type, found.type)))]
     if found.type in SCHEDULED:
         rows.append((tr("Zero terminal SNR"), tr(YES_NO[found.zero_terminal_snr])))
@@ -155,17 +176,22 @@ def architecture_text(report: Report, tr: Texts) -> str:
     return tr("one of: {names}", names=names) if names else tr("unknown")
 
 
+def layout_text(layout: str | None, tr: Texts) -> str:
+    """By whose names the tensors go."""
+    return tr(LAYOUTS.get(layout, layout)) if layout else ""
+
+
 def _facts(report: Report, tr: Texts, sha256: str | None) -> str:
     rows = [
         (tr("Architecture"), architecture_text(report, tr)),
         (tr("Variant"), variant_text(report.variant or "")),
-        (tr("Layout"), report.layout or ""),
+        (tr("Key names"), layout_text(report.layout, tr)),
         (tr("Size"), size_text(report.size) if report.size else ""),
         (tr("Precision"), tr(report.precision) if report.precision else ""),
         (tr("Quantization"), report.quantization or ""),
         (tr("Input channels"), str(report.in_channels or "")),
         (tr("EMA"), tr(EMA[report.ema]) if report.ema != "none" else ""),
-        (tr("Tensors"), str(report.tensors or "")),
+        (tr("Tensors"), f"{report.tensors:,}" if report.tensors else ""),
         (tr("SHA-256 (known to the host)"), sha256 or ""),
     ]
     return section(tr("File"), facts(rows))
@@ -178,20 +204,19 @@ def _messages(report: Report, tr: Texts, ways: Mapping[str, str] | None = None) 
     for kind, messages in ((alarm, report.warnings), ("info", report.advice)):
         for message in messages:
             way = (ways or {}).get(message.id)
-            button = ""
-            if way is not None:
-                button = text_tag("button", tr(WAYS[way]), "ms-mini ms-way", type="button", data_way=way)
-            inner += notice_with(kind, message.text(tr.message_language), button)
+            inner += notice_with(kind, message.text(tr.message_language), _way(way, tr) if way is not None else "")
     return inner
 
 
 WAYS: Mapping[str, str] = {
+    "merge": "Use in Merge …",
+    "convert": "Convert it …",
     "repair": "Repair it …",
     "prune": "Prune it …",
     "vae": "Look at its VAE …",
     "override": "Set it for this file",
 }
-"""What can be done about a message, by id; the page's script leads there."""
+"""Where a report leads, by id; the page's script knows the ways."""
 
 
 def loaded_line(status: LoadedStatus | None, report_path: str, tr: Texts) -> str:
@@ -211,7 +236,7 @@ class Beside:
     """What the page shows that is not in the report itself.
 
     place: where the file lies. extra: HTML shown under the head. picture: a data URI. ways: what can be done about a
-    message, by its id.
+    message, by its id. leads: what can be done with the file, for buttons under its name.
     """
 
     place: str = ""
@@ -219,21 +244,21 @@ class Beside:
     extra: str = ""
     picture: str | None = None
     ways: Mapping[str, str] = field(default_factory=dict[str, str])
+    leads: Sequence[str] = ()
 
 
 def report_html(report: Report, tr: Texts, beside: Beside | None = None) -> str:
     """The whole page of one file."""
     beside = beside or Beside()
-    head = _head(report, tr, beside.place, beside.picture)
+    head = _head(report, tr, beside)
     if report.error is not None:
-        return tag(
-            "article",
-            head + notice("error", report.error_text(tr.message_language) or "") + _messages(report, tr),
-            "ms-report",
-        )
+        # The file's name and place stand above, and what to do is part of the error.
+        told = (report.error_text(tr.message_language) or "").removeprefix(f"{report.file}: ")
+        return tag("article", head + notice("error", sentence(told[:1].upper() + told[1:])), "ms-report")
     body = beside.extra + _messages(report, tr, beside.ways)
-    columns = tag("div", _prediction(report, tr) + _components(report.components, tr), "ms-column")
-    columns += tag("div", _facts(report, tr, beside.sha256) + _metadata(report, tr), "ms-column")
+    left = _prediction(report, tr) + _components(report.components, tr)
+    right = _facts(report, tr, beside.sha256) + _metadata(report, tr)
+    columns = "".join(tag("div", column, "ms-column") for column in (left, right) if column)
     return tag("article", head + body + tag("div", columns, "ms-columns"), "ms-report")
 
 

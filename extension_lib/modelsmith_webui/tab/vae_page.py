@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from modelsmith.files.dtypes import dtype
 from modelsmith.vae.bake import MoveResult
 from modelsmith.vae.families import FAMILIES as KINDS
 from modelsmith.vae.families import Clue, Identity
@@ -17,6 +18,7 @@ from modelsmith_webui.tab.convert_words import FAMILIES, FITS, HEALTH, INPUT_WOR
 from modelsmith_webui.tab.html import badge, facts, notice, size_text, tag, text_tag
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
 from modelsmith_webui.tab.plan_page import seconds_text
+from modelsmith_webui.tab.report_page import layout_text
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_form import VaeForm
 from modelsmith_webui.tab.words import GRADES
@@ -31,14 +33,14 @@ def identity_html(vae: VaeFile, identity: Identity, tr: Texts, overflowed: bool 
     overflowed: what running it here has shown, None where it was not run.
     """
     health = check_header(vae, identity)
-    badges = badge(label_text(identity, tr), "ms-main") + badge(", ".join(vae.dtypes))
+    badges = badge(label_text(identity, tr), "ms-main") + badge(", ".join(dtype(name).label for name in vae.dtypes))
     badges += badge(tr(HEALTH[health.verdict]), _HEALTH_BADGES[health.verdict], _health_text(health, tr))
     if identity.conflict:
         badges += badge(tr("contradicts itself"), "ms-bad")
     place = tr("inside a checkpoint, under {prefix}", prefix=vae.prefix) if vae.prefix else tr("a file of its own")
     rows = [
         (tr("Latent channels"), str(vae.layout.latent_channels)),
-        (tr("Layout"), vae.naming),
+        (tr("Key names"), layout_text(vae.naming, tr)),
         (tr("Place"), place),
         (tr("In fp16"), _health_text(health, tr)),
         (tr("Measured here"), _MEASURED[overflowed] and tr(_MEASURED[overflowed])),
@@ -147,7 +149,7 @@ def fixed_html(result: FixResult, tr: Texts) -> str:
         (tr("Error of the original in bf16, mean"), f"{proof.bf16.mean:.1e}" if proof.bf16 else ""),
         (tr("Tensors scaled"), str(len(result.exponents))),
         (tr("Values that lost bits"), f"{result.inexact:,}" if result.inexact else ""),
-        (tr("Time"), seconds_text(result.seconds)),
+        (tr("Time"), seconds_text(result.seconds, tr)),
         ("SHA-256", result.sha256 or ""),
     ]
     head = notice("done", tr("Cured and proved. The new file is in the list."))
@@ -161,7 +163,7 @@ def moved_html(result: MoveResult, tr: Texts, *, baked: bool) -> str:
         (tr("VAE of"), label_text(result.identity, tr)),
         (tr("Tensors"), str(result.tensors)),
         (tr("Size"), size_text(result.bytes)),
-        (tr("Time"), seconds_text(result.seconds)),
+        (tr("Time"), seconds_text(result.seconds, tr)),
         ("SHA-256", result.sha256 or ""),
     ]
     head = notice("done", tr("Written. The new file is in the list."))

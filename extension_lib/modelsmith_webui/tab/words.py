@@ -44,6 +44,16 @@ STATES: Mapping[str, str] = {
     "unreadable": "unreadable",
 }
 
+# By whose names a file's tensors go.
+LAYOUTS: Mapping[str, str] = {
+    "ldm": "original (ldm)",
+    "original": "original",
+    "original-bare": "original, without a prefix",
+    "diffusers": "diffusers",
+    "comfy-checkpoint": "a ComfyUI checkpoint",
+    "a1111/kohya": "kohya",
+}
+
 # What a piece of evidence speaks for, beside the prediction types.
 SAYS: Mapping[str, str] = {**PREDICTIONS, "ztsnr": "ZTSNR", "no_ztsnr": "no ZTSNR"}
 
