@@ -12,19 +12,27 @@
     };
     const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-    // A mark in the corner of a selector leaves the selector's label its room.
+    // A mark in the corner of a selector leaves the selector's label its room. Where that is too little for its text,
+    // the short form stands there alone.
     const corners = new Map();
+    const LEAST_TEXT = 72; // pixels: less holds no word, only the beginning of one
 
     function fitBesideLabel(holder, mark) {
         const label = holder.querySelector("[data-testid=block-info], label > span");
         const all = holder.getBoundingClientRect();
+        mark.textContent = mark.dataset.full;
         if (!label || !all.width) return;
         const text = document.createRange();
         text.selectNodeContents(label);
-        mark.style.maxWidth = Math.max(28, all.right - text.getBoundingClientRect().right - 16) + "px";
+        const room = Math.max(28, all.right - text.getBoundingClientRect().right - 16);
+        mark.style.maxWidth = room + "px";
+        const cut = mark.scrollWidth > mark.clientWidth;
+        if (cut && room < LEAST_TEXT && mark.dataset.short) mark.textContent = mark.dataset.short;
     }
 
-    function besideLabel(holder, mark) {
+    function besideLabel(holder, mark, full, short) {
+        mark.dataset.full = full;
+        mark.dataset.short = short;
         corners.set(mark, holder);
         fitBesideLabel(holder, mark);
     }
@@ -63,9 +71,19 @@
         return holder ? holder.dataset : {};
     }
 
-    function ask(path) {
-        const headers = pageData().token ? {"X-Modelsmith-Token": pageData().token} : {};
-        return fetch("./modelsmith/v1/" + path, {headers: headers, credentials: "same-origin"}).then(answer => {
+    // The page's language and not the browser's: sentences of the API stand beside those of the page.
+    const pageLanguage = () => String(window.modelsmithLanguage ?? (window.opts || {}).localization ?? "").slice(0, 2);
+
+    function ask(path, body) {
+        const headers = {"Accept-Language": pageLanguage() === "ja" ? "ja" : "en"};
+        if (pageData().token) headers["X-Modelsmith-Token"] = pageData().token;
+        const options = {headers: headers, credentials: "same-origin"};
+        if (body) {
+            options.method = "POST";
+            options.body = JSON.stringify(body);
+            headers["Content-Type"] = "application/json";
+        }
+        return fetch("./modelsmith/v1/" + path, options).then(answer => {
             if (!answer.ok) throw new Error(String(answer.status));
             return answer.json();
         });
@@ -152,6 +170,12 @@
         });
         return () => { askedFor = fields(byId(viewId)); };
     }
+
+    // A button in a piece of HTML presses one of the page's own.
+    document.addEventListener("click", event => {
+        const button = event.target.closest && event.target.closest("[data-press]");
+        if (button) byId(button.dataset.press)?.click();
+    });
 
     function tend() {
         for (const act of tenders) act();

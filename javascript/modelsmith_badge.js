@@ -29,9 +29,9 @@
             holder.classList.add("ms-badge-holder");
             holder.append(badge);
         }
-        badge.textContent = report.badge;
-        besideLabel(holder, badge);
+        besideLabel(holder, badge, report.badge, report.badge.split(" ")[0]);
         badge.title = badgeTooltip(report);
+        badge.setAttribute("aria-label", report.badge);
         const warned = report.error || (report.warnings || []).length || (report.prediction || {}).conflict;
         badge.classList.toggle("ms-warned", Boolean(warned));
     }

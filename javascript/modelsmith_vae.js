@@ -4,8 +4,7 @@
 (function() {
     "use strict";
 
-    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
-    const tr = text => (window.localization && window.localization[text]) || text;
+    const {root, tr, ask, besideLabel, element} = window.Modelsmith;
 
     const STYLE = `
         .ms-vae-holder { position: relative; }
@@ -36,28 +35,6 @@
         }
         .ms-vae-wrong { opacity: .55; text-decoration: line-through; }
     `;
-
-    function element(name, css, text) {
-        const made = document.createElement(name);
-        if (css) made.className = css;
-        if (text !== undefined) made.textContent = text;
-        return made;
-    }
-
-    function ask(path, body) {
-        const page = root().querySelector(".ms-page");
-        const headers = page && page.dataset.token ? {"X-Modelsmith-Token": page.dataset.token} : {};
-        const options = {headers: headers, credentials: "same-origin"};
-        if (body) {
-            options.method = "POST";
-            options.body = JSON.stringify(body);
-            headers["Content-Type"] = "application/json";
-        }
-        return fetch("./modelsmith/v1/" + path, options).then(answer => {
-            if (!answer.ok) throw new Error(String(answer.status));
-            return answer.json();
-        });
-    }
 
     // A1111 and Neo give the selector an id; Forge's is the list of several values beside the checkpoint selector.
     function selector() {
@@ -94,9 +71,9 @@
         }, () => { state = null; show(); });
     }
 
-    function markText() {
-        if (state.refused.length) return "⚠ " + state.short;
-        return (state.fit === "does_not_fit" ? "⚠ " : state.fit === "fits" ? "✓ " : "") + state.short;
+    function sign() {
+        if (state.refused.length || state.fit === "does_not_fit") return "⚠";
+        return state.fit === "fits" ? "✓" : "";
     }
 
     function show() {
@@ -118,8 +95,7 @@
             holder.classList.add("ms-vae-holder");
             holder.append(mark);
         }
-        mark.textContent = markText();
-        window.Modelsmith.besideLabel(holder, mark);
+        besideLabel(holder, mark, [sign(), state.short].filter(Boolean).join(" "), sign() || "?");
         mark.title = state.sentences.join("\n");
         mark.setAttribute("aria-label", state.sentences.join(" "));
         mark.classList.toggle("ms-vae-warned", Boolean(state.refused.length) || state.fit === "does_not_fit");

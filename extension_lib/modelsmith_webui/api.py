@@ -12,13 +12,15 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.identify import identify
-from modelsmith.sampling_advice import Advice
+from modelsmith.sampling_advice import TEXTS, Advice
 from modelsmith_webui.api_jobs import add_job_routes
+from modelsmith_webui.api_language import error_json, in_asked_language, language, spoken, take_language, texts
 from modelsmith_webui.api_probe import add_probe_route
 from modelsmith_webui.api_vae import add_vae_routes
-from modelsmith_webui.host import Host, find_file
+from modelsmith_webui.host import Host, LoadedStatus, find_file
 from modelsmith_webui.library import library_of
 from modelsmith_webui.page_token import PAGE_TOKEN
+from modelsmith_webui.tab.texts import Texts
 
 PREFIX = "/modelsmith/v1"
 TOKEN_HEADER = "x-modelsmith-token"
@@ -55,10 +57,6 @@ def _guard(known: dict[str, str]) -> Callable[..., None]:
     return check
 
 
-def _answer(error: ModelsmithError) -> dict[str, Any]:
-    return {"error": error.message, "remedy": error.remedy}
-
-
 def _override(body: dict[str, Any]) -> Override:
     found = Override.from_json(body)
     for name, value, known in (
@@ -72,23 +70,34 @@ def _override(body: dict[str, Any]) -> Override:
     return found
 
 
+def _advice_text(advice: Advice, tr: Texts) -> str:
+    return " ".join(tr(TEXTS[key], **values) for key, values in advice.messages)
+
+
+def _status_json(status: LoadedStatus) -> dict[str, Any]:
+    found = status.to_json()
+    sentences = {name: [spoken(line) for line in found[name]] for name in ("reasons", "notes")}
+    return in_asked_language({**found, **sentences})
+
+
 def add_routes(app: Any, host: Host) -> None:
     """Add the routes to the webui's (or the standalone app's) FastAPI application."""
-    router = APIRouter(prefix=PREFIX, dependencies=[Depends(_guard(_credentials()))], tags=["modelsmith"])
+    dependencies = [Depends(_guard(_credentials())), Depends(take_language)]
+    router = APIRouter(prefix=PREFIX, dependencies=dependencies, tags=["modelsmith"])
 
     def get_identify(name: str) -> dict[str, Any]:
         """What a model file of the host is, with evidence: one report."""
         try:
-            return identify(find_file(host.model_files(), name).path).to_json()
+            return identify(find_file(host.model_files(), name).path).to_json(language())
         except UnknownNameError as error:
-            raise HTTPException(404, _answer(error)) from error
+            raise HTTPException(404, error_json(error)) from error
 
     def get_library() -> dict[str, Any]:
         """Every model file of the host with its report, null while it is being read; busy says whether any is."""
         library = library_of(host)
         rows = [
             {"name": row.file.name, "list": row.file.kind, "sha256": row.sha256, "report": row.report}
-            for row in library.rows()
+            for row in library.rows(language())
         ]
         return {"busy": library.busy, "files": rows}
 
@@ -96,14 +105,15 @@ def add_routes(app: Any, host: Host) -> None:
         """What the model in memory was set to, and why; the advice on what the last pictures were sampled with."""
         status = host.status()
         found: Advice | None = getattr(host, "advice", None)
-        advice = {"level": found.level, "text": found.text()} if found is not None else None
+        tr = texts()
+        advice = {"level": found.level, "text": _advice_text(found, tr)} if found is not None else None
         prober = getattr(host, "prober", None)
         probed = prober.known(status.path) if prober is not None and status is not None else None
         return {
             "host": host.name,
-            "loaded": status.to_json() if status else None,
+            "loaded": _status_json(status) if status else None,
             "advice": advice,
-            "probe": probed.to_json() if probed is not None else None,
+            "probe": {**probed.to_json(), "text": probed.text(tr)} if probed is not None else None,
         }
 
     def post_override(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
@@ -114,9 +124,9 @@ def add_routes(app: Any, host: Host) -> None:
             file = find_file(host.checkpoints(), str(body.get("name", "")))
             host.set_override(file.path, wanted)
         except UnknownNameError as error:
-            raise HTTPException(404, _answer(error)) from error
+            raise HTTPException(404, error_json(error)) from error
         except ModelsmithError as error:
-            raise HTTPException(422, _answer(error)) from error
+            raise HTTPException(422, error_json(error)) from error
         return {"name": file.name, "override": host.override(file.path).to_json()}
 
     router.add_api_route("/identify", get_identify, methods=["GET"])

@@ -8,6 +8,8 @@ from typing import Any
 from modelsmith.convert.compare import check_file, compare, parse_hash_list
 from modelsmith.errors import Cancelled
 from modelsmith.files.header import read_header
+from modelsmith.japanese import Said
+from modelsmith_webui.api_language import spoken
 from modelsmith_webui.background import Work
 from modelsmith_webui.host import Host, JobControl, ModelFile
 
@@ -26,7 +28,10 @@ def compare_work(host: Host, find: Find, body: Any) -> Work:
         def asked() -> bool:
             nonlocal seen
             seen += 1
-            control.report(min(1.0, seen / max(1, total)), f"{seen:,} of {total:,} tensors")
+            control.report(
+                min(1.0, seen / max(1, total)),
+                Said(f"{seen:,} of {total:,} tensors", f"テンソル {total:,} 個中 {seen:,} 個"),
+            )
             return control.cancelled()
 
         found = compare(first.path, second.path, asked)
@@ -60,7 +65,7 @@ def verify_work(host: Host, find: Find, body: Any) -> Work:
             answers.append(
                 {
                     "name": file.name,
-                    "problems": list(found.problems),
+                    "problems": [spoken(problem) for problem in found.problems],
                     "sha256": found.sha256,
                     "hash_checked": bool(expected),
                 }

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
+from modelsmith_webui.api_language import in_asked_language
 from modelsmith_webui.api_models import (
     CompareBody,
     ConvertBody,
@@ -41,8 +42,8 @@ def _starter(host: Host, find: Find, background: Background) -> Callable[[str, A
         try:
             prepared = api_work.PREPARE[kind](host, find, body)
             if getattr(body, "dry_run", False) and prepared.plan is not None:
-                return {"plan": prepared.plan()}
-            return {"job": background.start(kind, prepared.work, prepared.title).to_json()}
+                return {"plan": in_asked_language(prepared.plan())}
+            return {"job": in_asked_language(background.start(kind, prepared.work, prepared.title).to_json())}
         except ModelsmithError as error:
             raise refused(error) from error
 
@@ -131,19 +132,19 @@ def _add_vae_jobs(router: APIRouter, start: Callable[[str, Any], dict[str, Any]]
 def _add_following(router: APIRouter, background: Background) -> None:
     def get_jobs() -> Any:
         """All jobs that are remembered: those that wait or run, and the last hundred that ended."""
-        return [job.to_json() for job in background.jobs()]
+        return in_asked_language([job.to_json() for job in background.jobs()])
 
     def get_job(job_id: str) -> Any:
         """How far a job has come, and its result or error once it has ended."""
         try:
-            return background.job(job_id).to_json()
+            return in_asked_language(background.job(job_id).to_json())
         except UnknownNameError as error:
             raise refused(error) from error
 
     def post_cancel(job_id: str) -> Any:
         """Ask a job to stop. It ends as `cancelled` a moment later; nothing half-written is kept."""
         try:
-            return background.cancel(job_id).to_json()
+            return in_asked_language(background.cancel(job_id).to_json())
         except UnknownNameError as error:
             raise refused(error) from error
 

@@ -14,9 +14,10 @@ from modelsmith.merge.difference import difference_map
 from modelsmith.merge.plan import MergePlan, plan_merge
 from modelsmith.merge.recipe_checkpoint import RecipeCheckpoint
 from modelsmith.merge.request import MergeRequest
+from modelsmith_webui.api_language import spoken
 from modelsmith_webui.history import history_of
 from modelsmith_webui.host import Host, JobControl, ModelFile
-from modelsmith_webui.merging import checkpoint_of, open_recipe, request_again
+from modelsmith_webui.merging import checkpoint_of, notices_json, open_recipe, request_again
 
 Find = Callable[[list[ModelFile], str], ModelFile]
 
@@ -55,9 +56,9 @@ def plan_json(plan: MergePlan) -> dict[str, Any]:
         "output": plan.request.output.name,
         "bytes_out": plan.output_bytes,
         "free_bytes": plan.free_bytes,
-        "summary": plan.summary,
+        "summary": spoken(plan.summary),
         "prediction": {"type": plan.verdict.type, "zero_terminal_snr": plan.verdict.ztsnr},
-        "notices": [{"level": found.level, "text": found.text} for found in plan.notices],
+        "notices": notices_json(plan.notices),
     }
 
 

@@ -202,8 +202,9 @@ class JobAnswer(BaseModel):
     text: str = Field(description="What it does now.")
     seconds: float | None = None
     result: dict[str, Any] | None = Field(None, description="What came of it, where it is done.")
-    error: str | None = None
+    error: str | None = Field(None, description="What went wrong, in the language that was asked for.")
     remedy: str | None = None
+    code: str | None = Field(None, description="What went wrong, for programs: `bad_file`, `no_space` …")
 
 
 class StartedAnswer(BaseModel):

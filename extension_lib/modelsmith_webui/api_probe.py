@@ -8,10 +8,13 @@ from typing import Any
 from fastapi import APIRouter, Body, HTTPException
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
+from modelsmith_webui.api_language import error_json, texts
 
 
-def _answer(code: int, message: str, remedy: str) -> HTTPException:
-    return HTTPException(code, {"error": message, "remedy": remedy})
+def _not_in_memory(name: str) -> dict[str, str]:
+    tr = texts()
+    told = tr("{name} is not the model in memory", name=name)
+    return {"code": "not_in_memory", "error": told, "remedy": tr("Choose it and make a picture first.")}
 
 
 def add_probe_route(router: APIRouter, host: Any, find_file: Callable[..., Any]) -> None:
@@ -25,11 +28,12 @@ def add_probe_route(router: APIRouter, host: Any, find_file: Callable[..., Any])
         name = str(body.get("name") or "")
         try:
             if name and find_file(host.checkpoints(), name).path != host.loaded_checkpoint():
-                raise _answer(409, f"{name} is not the model in memory", "Choose it and make a picture first.")
-            return prober.run().to_json()
+                raise HTTPException(409, _not_in_memory(name))
+            found = prober.run()
+            return {**found.to_json(), "text": found.text(texts())}
         except UnknownNameError as error:
-            raise _answer(404, error.message, error.remedy) from error
+            raise HTTPException(404, error_json(error)) from error
         except ModelsmithError as error:
-            raise _answer(422, error.message, error.remedy) from error
+            raise HTTPException(422, error_json(error)) from error
 
     router.add_api_route("/probe", post_probe, methods=["POST"])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
+from modelsmith_webui.api_language import error_json, in_asked_language
 from modelsmith_webui.api_models import JobAnswer, MoveBody, RecipeBody
 from modelsmith_webui.background import queue_of
-from modelsmith_webui.history import history_of
+from modelsmith_webui.history import Entry, history_of
 from modelsmith_webui.host import Host, ModelFile
 
 Find = Callable[[list[ModelFile], str], ModelFile]
@@ -19,7 +20,7 @@ Find = Callable[[list[ModelFile], str], ModelFile]
 def refused(error: ModelsmithError) -> HTTPException:
     """The answer to a request that cannot be done: 404 for an unknown name, else 422, with the remedy."""
     status = 404 if isinstance(error, UnknownNameError) else 422
-    return HTTPException(status, {"error": error.message, "remedy": error.remedy})
+    return HTTPException(status, error_json(error))
 
 
 def add_recipe_routes(router: APIRouter, host: Host, find: Find) -> None:
@@ -43,7 +44,7 @@ def add_recipe_routes(router: APIRouter, host: Host, find: Find) -> None:
         try:
             request = recipe_request(host, find, body)
             if body.dry_run:
-                return {"plan": plan_json(plan_merge(request, writes=False))}
+                return {"plan": in_asked_language(plan_json(plan_merge(request, writes=False)))}
             made = save_recipe(host, request)
         except ModelsmithError as error:
             raise refused(error) from error
@@ -55,13 +56,30 @@ def add_recipe_routes(router: APIRouter, host: Host, find: Find) -> None:
     _add_queue(router, host)
 
 
+def _told(host: Host, entries: Sequence[Entry], *, whole: bool = False) -> list[dict[str, Any]]:
+    """Entries for JSON; hashes that are missing are found out in the background."""
+    from modelsmith_webui.result_hashes import result_hashes_of
+
+    known, waiting = result_hashes_of(host).told(entries)
+    return [
+        {
+            **entry.to_json(whole=whole),
+            "hash_state": "known" if entry.sha256 else "being_read" if entry.id in waiting else "unknown",
+        }
+        for entry in known
+    ]
+
+
 def _add_history(router: APIRouter, host: Host) -> None:
     history = history_of(host)
 
     def get_history(hash: str = "", infotext: str = "") -> Any:
-        """Every merge, the latest first; with a model hash or an image's infotext only those that made its model."""
+        """Every merge, the latest first; with a model hash or an image's infotext only those that made its model.
+
+        hash_state: `known`, `being_read` (ask again in a moment) or `unknown` (the file is not there any more).
+        """
         found = history.trace(hash or infotext) if hash or infotext else history.entries()
-        return [entry.to_json() for entry in found]
+        return _told(host, found)
 
     def get_compare(first: str, second: str) -> Any:
         """What the recipes of two entries differ in: place, first and second value."""
@@ -74,7 +92,7 @@ def _add_history(router: APIRouter, host: Host) -> None:
     def get_entry(entry_id: str) -> Any:
         """One merge with its recipe."""
         try:
-            return history.entry(entry_id).to_json(whole=True)
+            return _told(host, [history.entry(entry_id)], whole=True)[0]
         except ModelsmithError as error:
             raise refused(error) from error
 
@@ -97,12 +115,12 @@ def _add_queue(router: APIRouter, host: Host) -> None:
 
     def get_queue() -> Any:
         """What runs and what waits, in order; from the tab and the API alike."""
-        return [job.to_json() for job in queue.jobs() if not job.over]
+        return in_asked_language([job.to_json() for job in queue.jobs() if not job.over])
 
     def post_move(job_id: str, body: MoveBody) -> Any:
         """Put a job that waits at another place. The answer is what waits, in its new order."""
         try:
-            return [job.to_json() for job in queue.move(job_id, body.place)]
+            return in_asked_language([job.to_json() for job in queue.move(job_id, body.place)])
         except ModelsmithError as error:
             raise refused(error) from error
 

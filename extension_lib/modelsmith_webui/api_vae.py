@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, HTTPException
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.vae.families import FAMILIES
+from modelsmith_webui.api_language import error_json, texts
 from modelsmith_webui.hosts.vae_choice import ListedVae, VaeKeeper, VaeState
 
 if TYPE_CHECKING:
@@ -103,14 +104,11 @@ def add_vae_routes(router: APIRouter, host: Any) -> None:
     keeper: VaeKeeper | None = getattr(host, "vae", None)
     if keeper is None:
         return
-    from modelsmith_webui.tab.texts import Texts
-
-    tr = Texts(host.language)
 
     def get_vae() -> dict[str, Any]:
         """Which VAE is in use, whether it fits, what was refused, and how every listed VAE fits."""
         state = keeper.state()
-        return {"enabled": keeper.enabled(), "vae": state_json(state, tr) if state is not None else None}
+        return {"enabled": keeper.enabled(), "vae": state_json(state, texts()) if state is not None else None}
 
     def post_vae(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
         """A person's word on one VAE: name, and family (an id, or auto) or allow (true or false) or both."""
@@ -121,9 +119,9 @@ def add_vae_routes(router: APIRouter, host: Any) -> None:
             if isinstance(allow, bool):
                 keeper.allow(name, allow)
         except UnknownNameError as error:
-            raise HTTPException(404, {"error": error.message, "remedy": error.remedy}) from error
+            raise HTTPException(404, error_json(error)) from error
         except ModelsmithError as error:
-            raise HTTPException(422, {"error": error.message, "remedy": error.remedy}) from error
+            raise HTTPException(422, error_json(error)) from error
         return get_vae()
 
     router.add_api_route("/vae", get_vae, methods=["GET"])

@@ -17,23 +17,26 @@ from modelsmith.convert.write import WriteOptions, WriteResult
 from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.header import read_header
 from modelsmith.files.names import output_path
+from modelsmith.japanese import Said
 from modelsmith.merge.request import MergeRequest
 from modelsmith.vae.bake import BakeRequest, ExtractRequest, run_bake, run_extract
 from modelsmith.vae.calibration import CalibrationOptions
 from modelsmith.vae.company import with_company
-from modelsmith.vae.families import identify_vae
+from modelsmith.vae.families import Identity, identify_vae
 from modelsmith.vae.fix import FixRequest, run_fix
-from modelsmith.vae.health import check_header, measure
-from modelsmith.vae.layout import Side, find_vae
+from modelsmith.vae.health import Measurement, check_header, measure
+from modelsmith.vae.layout import Side, VaeFile, find_vae
 from modelsmith.vae.measure import Watch
 from modelsmith.vae.report import check_json, fix_json, move_json
 from modelsmith_webui.api_checks import compare_work, verify_work
+from modelsmith_webui.api_language import spoken, word
 from modelsmith_webui.api_merge import difference_work, merge_request, plan_of, replay_request
 from modelsmith_webui.api_pictures import decoded, picture_files
 from modelsmith_webui.background import Work
 from modelsmith_webui.host import Host, JobControl, ModelFile
-from modelsmith_webui.merging import merge_work, refuse_twice
+from modelsmith_webui.merging import bytes_text, merge_work, refuse_twice
 from modelsmith_webui.places import make_folder, output_beside, output_of_kind
+from modelsmith_webui.tab.convert_words import STAGES
 from modelsmith_webui.vae_hints import hints, remember_cure, remember_measured
 
 Find = Callable[[list[ModelFile], str], ModelFile]
@@ -50,13 +53,13 @@ class Prepared:
 
 def _writing(control: JobControl, overwrite: bool) -> WriteOptions:
     def show(done: int, total: int) -> None:
-        control.report(done / max(1, total), f"{done:,} of {total:,} bytes")
+        control.report(done / max(1, total), bytes_text(done, total))
 
     return WriteOptions(overwrite=overwrite, progress=show, cancelled=control.cancelled)
 
 
 def _watch(control: JobControl) -> Watch:
-    return Watch(lambda stage, done: control.report(done, stage), control.cancelled)
+    return Watch(lambda stage, done: control.report(done, word(STAGES.get(stage, stage))), control.cancelled)
 
 
 def _free(target: Path, overwrite: bool) -> Path:
@@ -73,15 +76,21 @@ def _written(result: WriteResult) -> dict[str, Any]:
         "bytes_out": result.bytes_out,
         "sha256": result.sha256,
         "seconds": round(result.seconds, 2),
-        "notes": list(result.notes),
+        "notes": [spoken(note) for note in result.notes],
         "losses": {name: asdict(loss) for name, loss in result.losses.items()},
     }
 
 
 def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [
-        {"id": f.id, "what": f.what, "evidence": f.evidence, "remedy": f.remedy, "mendable": f.apply is not None}
-        for f in findings
+        {
+            "id": found.id,
+            "what": spoken(found.what),
+            "evidence": spoken(found.evidence),
+            "remedy": spoken(found.remedy),
+            "mendable": found.apply is not None,
+        }
+        for found in findings
     ]
 
 
@@ -164,8 +173,8 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
             "output": found.target.name,
             "metadata": dict(found.metadata),
             "removed_metadata": list(found.removed_metadata),
-            "repairs": list(found.repairs),
-            "unsettled": list(found.unsettled),
+            "repairs": [spoken(line) for line in found.repairs],
+            "unsettled": [spoken(line) for line in found.unsettled],
             "bytes_in": found.pruned.bytes_before,
             "bytes_out": found.bytes_out,
         }
@@ -187,6 +196,18 @@ def _named(answer: dict[str, object]) -> dict[str, Any]:
     return {key: Path(str(value)).name if key in ("file", "output") else value for key, value in answer.items()}
 
 
+def _checked_vae(vae: VaeFile, identity: Identity, found: Measurement | None) -> dict[str, object]:
+    """What a VAE is, in every language."""
+    health = check_header(vae, identity)
+    told = check_json(vae, identity, health, found)
+    return {**told, **_evidence(identity), "reason": word(health.reason), "advice": word(health.advice)}
+
+
+def _evidence(identity: Identity) -> dict[str, object]:
+    lines = [{**vars(clue), "detail": Said(clue.detail, clue.in_language("ja")[1])} for clue in identity.clues]
+    return {"evidence": lines}
+
+
 def _vae_check(host: Host, find: Find, body: Any) -> Prepared:
     file = find(host.model_files(), body.name)
     vae, pictures = find_vae(read_header(file.path)), decoded(body.images)
@@ -198,7 +219,7 @@ def _vae_check(host: Host, find: Find, body: Any) -> Prepared:
             with picture_files(pictures) as images:
                 found = measure(vae, identity, _calibration(body, images), _watch(control))
             remember_measured(host, vae, found)
-        return _named(check_json(vae, identity, check_header(vae, identity), found))
+        return _named(_checked_vae(vae, identity, found))
 
     return Prepared(work)
 
@@ -224,7 +245,7 @@ def _vae_fix(host: Host, find: Find, body: Any) -> Prepared:
             )
             result = run_fix(request, _watch(control))
         remember_cure(host, file, result)
-        return _named(fix_json(result))
+        return _named({**fix_json(result), **_evidence(result.identity)})
 
     return Prepared(work)
 
@@ -241,7 +262,8 @@ def _vae_bake(host: Host, find: Find, body: Any) -> Prepared:
         request = BakeRequest(
             checkpoint.path, file.path, target, body.precision, body.force, known, overwrite=body.overwrite
         )
-        return _named(move_json(run_bake(request, _watch(control))))
+        result = run_bake(request, _watch(control))
+        return _named({**move_json(result), **_evidence(result.identity)})
 
     return Prepared(work)
 
@@ -257,7 +279,8 @@ def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
         make_folder(target.parent)
         known = hints(host, file, body.family)
         request = ExtractRequest(file.path, target, body.naming, body.precision, known, overwrite=body.overwrite)
-        return _named(move_json(run_extract(request, _watch(control))))
+        result = run_extract(request, _watch(control))
+        return _named({**move_json(result), **_evidence(result.identity)})
 
     return Prepared(work)
 

@@ -4,6 +4,7 @@ queue so that none runs beside a generation."""
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modelsmith.errors import Cancelled, ModelsmithError, UnknownNameError, UsageError
+from modelsmith.japanese import Said
 from modelsmith_webui.host import Host, JobControl
 
 logger = logging.getLogger(__name__)
@@ -22,12 +24,27 @@ Work = Callable[[JobControl], dict[str, Any]]
 
 FINISHED_KEPT = 100
 WAITING_ALLOWED = 32
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+class HostEndedJob(ModelsmithError):
+    """The host stopped a job in its own way."""
+
+    def _in_japanese(self) -> tuple[str, str]:
+        return "ホストがジョブを終了させました", "ホスト側のログを確認してください。"
+
+
+class SystemTrouble(ModelsmithError):
+    """What the system said: no memory, a disk that fails. In its own words."""
 
 
 @dataclass
 class Job:
-    """One job and what has become of it. title: what it makes. result: the answer of the work; error, remedy: why it
-    failed."""
+    """One job and what has become of it.
+
+    title: what it makes. result: the answer of the work. error, remedy, code: why it failed. Sentences bring their
+    Japanese along (``japanese.Said``).
+    """
 
     id: str
     kind: str
@@ -38,6 +55,7 @@ class Job:
     result: dict[str, Any] | None = None
     error: str = ""
     remedy: str = ""
+    code: str = ""
     started: float | None = None
     ended: float | None = None
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -60,6 +78,7 @@ class Job:
             "result": self.result,
             "error": self.error or None,
             "remedy": self.remedy or None,
+            "code": self.code or None,
         }
 
 
@@ -75,6 +94,11 @@ class _Control:
 
     def cancelled(self) -> bool:
         return self._job.stop.is_set() or self._inner.cancelled()
+
+
+def code_of(error: ModelsmithError) -> str:
+    """What an error is to a program: ``unknown_name``, ``bad_file``, ``prediction_mix``, ``no_space`` …"""
+    return _CAPITAL.sub("_", type(error).__name__.removesuffix("Error")).lower()
 
 
 class Background:
@@ -130,7 +154,7 @@ class Background:
             waits = job.state == "queued"
             self._waiting = [pair for pair in self._waiting if pair[0] is not job]
             if waits:
-                self._end(job, "cancelled", "cancelled", "")
+                self._end(job, "cancelled", Cancelled())
         return job
 
     def move(self, identifier: str, place: int) -> list[Job]:
@@ -170,7 +194,7 @@ class Background:
             logger.warning("the host ended the job %s", job.kind, exc_info=True)
         finally:
             if not job.over:
-                self._end(job, "failed", "the host ended the job", "See the host's own log.")
+                self._end(job, "failed", HostEndedJob("the host ended the job", "See the host's own log."))
 
     def _work(self, job: Job, work: Work) -> None:
         with self._lock:
@@ -180,20 +204,24 @@ class Background:
         try:
             job.result = work(_Control(job, self._host.job_control()))
         except Cancelled as error:
-            self._end(job, "cancelled", error.message, error.remedy)
+            self._end(job, "cancelled", error)
         except ModelsmithError as error:
-            self._end(job, "failed", error.message, error.remedy)
+            self._end(job, "failed", error)
         except (OSError, MemoryError, RuntimeError) as error:
             logger.warning("the job %s failed", job.kind, exc_info=True)
-            self._end(job, "failed", f"{type(error).__name__}: {error}", "")
+            self._end(job, "failed", SystemTrouble(f"{type(error).__name__}: {error}"))
         else:
             self._host.refresh_checkpoints()
             job.progress = 1.0
-            self._end(job, "done", "", "")
+            self._end(job, "done")
 
     @staticmethod
-    def _end(job: Job, state: State, error: str, remedy: str) -> None:
-        job.error, job.remedy, job.ended = error, remedy, time.monotonic()
+    def _end(job: Job, state: State, failure: ModelsmithError | None = None) -> None:
+        if failure is not None:
+            message, remedy = failure.in_language("ja")
+            job.error, job.code = Said(failure.message, message), code_of(failure)
+            job.remedy = Said(failure.remedy, remedy) if failure.remedy else ""
+        job.ended = time.monotonic()
         job.state = state
 
 

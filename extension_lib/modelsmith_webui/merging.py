@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from modelsmith.errors import UsageError
 from modelsmith.files.names import output_path
 from modelsmith.identify import Report
+from modelsmith.japanese import Said
 from modelsmith.merge.engine import run_merge
+from modelsmith.merge.guard import Notice
 from modelsmith.merge.plan import MergePlan, plan_merge
 from modelsmith.merge.recipe_checkpoint import (
     RecipeCheckpoint,
@@ -36,7 +38,7 @@ def run_request(
 
     def plain(progress: MergeProgress) -> None:
         done, total = progress.done_bytes, max(1, progress.total_bytes)
-        control.report(done / total, f"{done:,} of {total:,} bytes")
+        control.report(done / total, bytes_text(done, total))
 
     plan = plan_merge(request)
     result = run_merge(plan, show or plain, control.cancelled)
@@ -51,8 +53,25 @@ def result_json(result: MergeResult) -> dict[str, Any]:
         "bytes_out": result.bytes,
         "sha256": result.sha256,
         "seconds": round(result.seconds, 2),
-        "notices": [{"level": found.level, "text": found.text} for found in result.notices],
+        "notices": notices_json(result.notices),
     }
+
+
+def notices_json(notices: Sequence[Notice]) -> list[dict[str, Any]]:
+    """Notices of a merge for the API. id: which sentence it is, the same in every language and with every model."""
+    return [
+        {
+            "id": found.message.id if found.message is not None else None,
+            "level": found.level,
+            "text": Said(found.text, found.said("ja")),
+        }
+        for found in notices
+    ]
+
+
+def bytes_text(done: int, total: int) -> str:
+    """How far a job has come."""
+    return Said(f"{done:,} of {total:,} bytes", f"{total:,} バイト中 {done:,} バイト")
 
 
 def merge_work(host: Host, request: MergeRequest) -> Callable[[JobControl], dict[str, Any]]:
