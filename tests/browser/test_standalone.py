@@ -80,6 +80,35 @@ def test_inspect_leads_on_and_compares(app: App, tab: ModelsmithPage) -> None:
     tab.screenshot("standalone-inspect-compare")
 
 
+def test_without_checkpoints_the_page_says_where_they_belong(app: App, tab: ModelsmithPage, tmp_path: Any) -> None:
+    found = [path for path in app.models.iterdir() if path.suffix == ".safetensors"]
+    for path in found:
+        path.rename(tmp_path / path.name)
+    try:
+        tab.open(app.url)
+        tab.wait_text("modelsmith_empty", f"There are no checkpoints in {app.models} yet.")
+        for name in VIEWS:
+            tab.view(name)
+            tab.page.wait_for_timeout(300)
+            tab.screenshot(f"standalone-empty-{name}")
+    finally:
+        for path in found:
+            (tmp_path / path.name).rename(path)
+    tab.view("merge")
+    tab.part("modelsmith_empty").get_by_role("button", name="Look again").click()
+    tab.part("modelsmith_empty").wait_for(state="hidden")
+    tab.models(DEMO_A, DEMO_B)
+
+
+def test_a_report_leads_into_the_merge(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.choose("modelsmith_inspect_file", DEMO_B)
+    tab.page.locator("#modelsmith_inspect_page .ms-leads [data-way=merge]").click()
+    tab.page.locator("#modelsmith_view_merge").wait_for(state="visible")
+    tab.page.locator("#modelsmith_model_a_badge .ms-badge").first.wait_for()
+    assert DEMO_B in tab.field("modelsmith_model_a").input_value()
+
+
 def test_merge_from_choice_to_list(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     tab.view("merge")

@@ -22,10 +22,9 @@ from modelsmith.vae.families import SAID_AGAINST
 from modelsmith.vae.layout import find_vae
 from modelsmith.vae.memory import VaeMemory
 from modelsmith_webui.hosts.standalone import StandaloneHost
-from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.convert_words import VAE_ACTIONS
 from modelsmith_webui.tab.layer_chart import Bar, chart_html
-from modelsmith_webui.tab.report_links import ReportLinks
+from modelsmith_webui.tab.report_links import ReportLinks, leads_of
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_form import VaeForm
 from modelsmith_webui.tab.vae_view import VaeView
@@ -92,7 +91,7 @@ def test_the_list_begins_with_vaes(view: VaeView) -> None:
 def test_the_page_says_what_a_vae_is(view: VaeView) -> None:
     word, shown = view.look(FULL)
     assert word["value"] == "what the file says"
-    assert "SD1 / SD2 or SDXL" in shown and "a file of its own" in shown and "F32" in shown
+    assert "SD1 / SD2 or SDXL" in shown and "a file of its own" in shown and "fp32" in shown
     told = view.say(FULL, "SDXL")
     assert "SDXL" in told and "at risk in fp16" in told
     assert "inside a checkpoint, under first_stage_model." in view.look(DEMO_A)[1]
@@ -243,13 +242,13 @@ def test_links_lead_from_a_report_to_what_can_be_done(host: StandaloneHost, view
     tensors[IDS] = torch.arange(77, dtype=torch.float32).reshape(1, 77)
     path: Path = host.models / "faulty.safetensors"
     save_file(tensors, str(path))
-    links, convert = ReportLinks(host), ConvertView(host, Texts(host.language))
-    with gr.Blocks():
-        convert.build()
-        links.build()
-    shown = [update["visible"] for update in links.offer(path.name)]
-    assert shown == [True, True, False, True]
-    assert [update["visible"] for update in links.offer(None)] == [False] * 4
-    views, action, file = links._convert(path.name, "repair")
+    assert leads_of(identify(path), checkpoint=True) == ["merge", "convert", "vae", "repair"]
+    assert leads_of(identify(host.models / "VAE" / "hot.safetensors"), checkpoint=False) == ["convert", "vae"]
+    (host.models / "broken.safetensors").write_bytes(path.read_bytes()[:5000])
+    assert leads_of(identify(host.models / "broken.safetensors"), checkpoint=True) == []
+    links = ReportLinks()
+    views, action, file = links._convert("repair", path.name)
     assert (views["selected"], action["value"], file["value"]) == ("convert", "Repair", path.name)
     assert links._vae(HOT)[2]["value"] == HOT
+    views, file = links._merge(path.name)
+    assert (views["selected"], file["value"]) == ("merge", path.name)

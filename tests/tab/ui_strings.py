@@ -23,6 +23,7 @@ SCRIPTS = (*sorted((ROOT / "javascript").glob("*.js")), WEBUI / "assets" / "stan
 # The same in every language: names of formats, models and numbers.
 UNTRANSLATED = frozenset(
     {"VAE", "LoRA", "ControlNet", "EDM", "ZTSNR", "Cascade", "fp16", "bf16", "fp32", "SHA-256", "EMA", "Modelsmith"}
+    | {"diffusers", "kohya"}
     | {
         "Alpha",
         "Beta",
@@ -106,6 +107,7 @@ def table_strings() -> Iterator[str]:
         words.EMA,
         words.PARTS,
         words.STATES,
+        words.LAYOUTS,
     ):
         yield from table.values()
     for labels in (words.OVERRIDE_PREDICTIONS.values(), words.OVERRIDE_ZTSNR.values(), words.PRECISIONS):

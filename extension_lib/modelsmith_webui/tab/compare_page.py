@@ -9,7 +9,7 @@ from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.identify import Report, identify
 from modelsmith_webui.tab.html import notice, size_text, tag, text_tag
-from modelsmith_webui.tab.report_page import architecture_text, badge_row, part_text, variant_text
+from modelsmith_webui.tab.report_page import architecture_text, badge_row, layout_text, part_text, variant_text
 from modelsmith_webui.tab.tables import row
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import EMA, KINDS, PREDICTIONS, YES_NO
@@ -28,7 +28,8 @@ def compare_html(first: Path, second: Path, tr: Texts) -> str:
         tag("th", text_tag("div", PurePath(report.file).name, "ms-name") + badge_row(report, tr), scope="col")
         for report in reports
     )
-    rows = [_line(name, pair) for name, pair in _facts(reports, tr)]
+    # What neither of the two has is left out.
+    rows = [_line(name, pair) for name, pair in _facts(reports, tr) if any(pair)]
     body = tag("table", tag("thead", row(tag("th") + heads)) + tag("tbody", "".join(rows)), "ms-parts ms-side-by-side")
     return tag("div", body + _tensors(headers, tr), "ms-compared")
 
@@ -53,7 +54,7 @@ def _facts(reports: tuple[Report, Report], tr: Texts) -> list[tuple[str, tuple[s
         (tr("Zero terminal SNR"), both(tr(YES_NO[report.prediction.zero_terminal_snr]) for report in reports)),
         (tr("Precision"), both(report.precision or "" for report in reports)),
         (tr("Quantization"), both(report.quantization or "" for report in reports)),
-        (tr("Layout"), both(report.layout or "" for report in reports)),
+        (tr("Key names"), both(layout_text(report.layout, tr) for report in reports)),
         (tr("EMA"), both(tr(EMA[report.ema]) if report.ema != "none" else "" for report in reports)),
         (tr("Size"), both(size_text(report.size) for report in reports)),
         (tr("Tensors"), both(f"{report.tensors:,}" for report in reports)),

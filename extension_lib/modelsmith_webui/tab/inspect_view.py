@@ -14,7 +14,7 @@ from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.files import all_labels, find_labelled
 from modelsmith_webui.tab.html import notice, tag, text_tag
-from modelsmith_webui.tab.report_links import ways_of
+from modelsmith_webui.tab.report_links import leads_of, ways_of
 from modelsmith_webui.tab.report_page import Beside, empty_html, loaded_line, report_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import OVERRIDE_PREDICTIONS, OVERRIDE_ZTSNR, id_of
@@ -127,6 +127,10 @@ class InspectView:
     def refresh_files(self) -> list[Any]:
         """Look for new files and offer them."""
         self.host.refresh_checkpoints()
+        return self.offers()
+
+    def offers(self) -> list[Any]:
+        """The files that the host has now, for both lists."""
         return [self.offer(), self.offer()]
 
     def compare(self, label: str | None, other: str | None) -> str:
@@ -157,7 +161,8 @@ class InspectView:
         beside = Beside()
         if file is not None:
             ways = ways_of(report, override=own)
-            beside = Beside(str(path), known, status, preview_uri(path), ways)
+            leads = leads_of(report, checkpoint=file.kind == "checkpoint")
+            beside = Beside(str(path), known, status, preview_uri(path), ways, leads)
         return Page(report_html(report, self.tr, beside), report.to_json(), self.host.override(path) if own else None)
 
     def choose(self, label: str | None) -> list[Any]:

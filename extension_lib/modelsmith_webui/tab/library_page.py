@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ COLUMNS = (
 def library_html(rows: Sequence[LibraryRow], tr: Texts, *, busy: bool) -> str:
     """The whole table with its filter; a note where there is nothing to show. ``busy``: more is being read."""
     if not rows:
-        return empty_html(tr("No model files were found."))
+        return empty_html(tr("No model files were found. What lies in the models folders is listed here."))
     waiting = sum(row.report is None for row in rows) if busy else 0
     state = tag("span", text_tag("span", tr("being read:")) + " " + text_tag("b", waiting), "ms-waiting")
     kinds = sorted({str(row.report["kind"]) for row in rows if row.report is not None})
@@ -39,34 +40,44 @@ def library_html(rows: Sequence[LibraryRow], tr: Texts, *, busy: bool) -> str:
     search = '<input class="ms-filter" type="search" aria-label="{0}" placeholder="{0}">'.format(esc(tr("Filter")))
     count = tag("span", text_tag("b", len(rows), "ms-shown") + f" / {len(rows)}", "ms-count")
     bar = search + tag("select", options, "ms-select ms-kind-filter", aria_label=tr("Kind")) + count
+    # Without a webui nobody computes hashes: an empty column would only take room.
+    columns = [name for name in COLUMNS if name != "Hash" or any(row.sha256 for row in rows)]
     head = "".join(
         text_tag("th", tr(name), "ms-number" if name == "Size" else "", scope="col", tabindex="0", aria_sort="none")
-        for name in COLUMNS
+        for name in columns
     )
-    body = "".join(_row(row, tr) for row in rows)
+    body = "".join(_row(row, tr, columns) for row in rows)
     table = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), "ms-table")
     inner = tag("div", bar + (state if waiting else ""), "ms-library-bar") + tag("div", table, "ms-table-frame")
     return tag("div", inner, "ms-library", data_waiting=waiting)
 
 
-def _row(row: LibraryRow, tr: Texts) -> str:
+def _row(row: LibraryRow, tr: Texts, columns: Sequence[str]) -> str:
     report, label = row.report, label_of(row.file)
     cells = [tag("td", _name(row.file.name), "ms-name", title=str(row.file.path), data_sort=row.file.name)]
     if report is None:
-        cells += [text_tag("td", "…")] + [text_tag("td", "") for _ in COLUMNS[2:]]
+        cells += [text_tag("td", "…")] + [text_tag("td", "") for _ in columns[2:]]
         return tag("tr", "".join(cells), data_name=label, data_kind="", tabindex="0")
     cells += [
-        text_tag("td", tr(KINDS[report["kind"]])),
+        text_tag("td", tr("Cannot be read") if report["error"] else tr(KINDS[report["kind"]])),
         text_tag("td", _architecture(report)),
         text_tag("td", variant_text(report["variant"] or "")),
         text_tag("td", tr(PREDICTIONS[report["prediction"]["type"]]) if _is_model(report) else ""),
         text_tag("td", _ztsnr(report, tr)),
         text_tag("td", report["quantization"] or report["precision"] or ""),
-        text_tag("td", size_text(report["size"]), "ms-number", data_sort=report["size"]),
-        text_tag("td", (row.sha256 or "")[:10], "ms-hash", title=row.sha256 or ""),
+        _size(row, report),
+        *([text_tag("td", (row.sha256 or "")[:10], "ms-hash", title=row.sha256 or "")] if "Hash" in columns else []),
         _warnings(report, tr),
     ]
     return tag("tr", "".join(cells), data_name=label, data_kind=report["kind"], tabindex="0")
+
+
+def _size(row: LibraryRow, report: Mapping[str, Any]) -> str:
+    """The file's size, also of one that cannot be read."""
+    size = report["size"]
+    with contextlib.suppress(OSError):
+        size = size or row.file.path.stat().st_size
+    return text_tag("td", size_text(size), "ms-number", data_sort=size)
 
 
 def _name(name: str) -> str:

@@ -240,19 +240,27 @@ class MergeView:
         from modelsmith.merge.plan import plan_merge
         from modelsmith_webui.merging import remember_shown
 
-        insisting = form.mix != STOP_AT_MIX
+        insisting = gr.update(visible=form.mix != STOP_AT_MIX)
         try:
             plan = plan_merge(form.request(self.host))
             remember_shown(self.host, plan.request)
             remedies = self.remedies.for_plan(form, plan)
             html = plan_html(plan, self.tr, remedies, self.speed.expected_seconds(plan))
-            return [html, gr.update(visible=insisting)]
+            return [html, insisting]
         except ModelsmithError as error:
-            mixed = isinstance(error, PredictionMixError)
             if form.missing():
-                return [self._hint(), gr.update(visible=insisting)]
-            html = refusal_html(error, self.tr, self.remedies.for_error(form, error))
-            return [html, gr.update(visible=insisting or mixed)]
+                return [self._hint(), insisting]
+            names = [name for name in form.models if name]
+            html = refusal_html(error, self.tr, self.remedies.for_error(form, error), names)
+            return [html, self._mix_choices(form) if isinstance(error, PredictionMixError) else insisting]
+
+    def _mix_choices(self, form: MergeForm) -> Any:
+        """What the result of a merge across prediction types may be called: the types of its models, no others."""
+        from modelsmith.identify import identify
+
+        types = dict.fromkeys(identify(file.path).prediction.type for file in form.chosen(self.host))
+        choices = [STOP_AT_MIX, *(CHOICES[name] for name in types if name in CHOICES)]
+        return gr.update(visible=True, choices=choices, value=form.mix if form.mix in choices else STOP_AT_MIX)
 
     def merge(self, task: str, *values: Any) -> list[Any]:
         """Run the merge as the host's job. The last output is HTML, to which a webui adds its own line."""

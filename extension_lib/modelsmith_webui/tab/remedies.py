@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from modelsmith.errors import ModelsmithError, UnknownNameError, UsageError
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.block_editor import weights_text
+from modelsmith_webui.tab.files import short_name
 from modelsmith_webui.tab.merge_form import MergeForm, layout_of, methods
 from modelsmith_webui.tab.texts import Texts
 
@@ -95,11 +96,11 @@ class Remedies:
         changed = replace(
             form, models=(epsilon[0], v[0], parent), method=label, parameters={"alpha": 1.0}, block_texts={}, rules={}
         )
-        text = (
-            self.tr("Add difference with C = {c}", c=parent)
-            if parent
-            else self.tr("Switch to add difference, then choose C: the epsilon model that {v} was made from", v=v[0])
-        )
+        if parent:
+            text = self.tr("Add difference with C = {c}", c=short_name(parent))
+        else:
+            of = short_name(v[0])
+            text = self.tr("Switch to add difference, then choose C: the epsilon model that {v} was made from", v=of)
         yield Remedy("difference", text, changed)
 
     def _parent(self, architecture: str | None, taken: set[str], first: Sequence[str]) -> str | None:

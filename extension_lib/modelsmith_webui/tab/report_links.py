@@ -1,17 +1,17 @@
-"""Ways from a report to what can be done about it: below the report, only where they lead somewhere."""
+"""Ways from a report to what can be done with its file: buttons only where they lead somewhere."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from modelsmith.errors import ModelsmithError
-from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.convert_words import ACTIONS, VAE_ACTIONS
-from modelsmith_webui.tab.files import find_labelled
+from modelsmith_webui.tab.merge_view import MergeView
+from modelsmith_webui.tab.report_page import WAYS
 from modelsmith_webui.tab.vae_view import VaeView
 
 if TYPE_CHECKING:
@@ -45,47 +45,51 @@ def ways_of(report: Report, *, override: bool) -> dict[str, str]:
     return found
 
 
-class ReportLinks:
-    """Buttons under the report of the Inspect view. Each opens the other view with the file chosen."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-
-    def build(self) -> None:
-        with gr.Row(visible=False, elem_id="modelsmith_inspect_links", elem_classes=["ms-row", "ms-tools"]) as self.row:
-            self.repair = gr.Button("Repair this file …", elem_id="modelsmith_link_repair", elem_classes=["ms-tool"])
-            self.prune = gr.Button("Prune this file …", elem_id="modelsmith_link_prune", elem_classes=["ms-tool"])
-            self.vae = gr.Button("Look at its VAE …", elem_id="modelsmith_link_vae", elem_classes=["ms-tool"])
-
-    def connect(self, file: Any, views: Any, convert: ConvertView, vae: VaeView) -> None:
-        """``file`` is the list of the Inspect view, ``views`` the tabs."""
-        buttons = [self.row, self.repair, self.prune, self.vae]
-        listen(file.change, self.offer, [file], buttons)
-        target = [views, convert.fields["action"], convert.fields["file"]]
-        listen(self.repair.click, lambda label: self._convert(label, "repair"), [file], target)
-        listen(self.prune.click, lambda label: self._convert(label, "prune"), [file], target)
-        listen(self.vae.click, self._vae, [file], [views, vae.fields["action"], vae.fields["file"]])
-
-    def offer(self, label: str | None) -> list[Any]:
-        """Which of the buttons lead somewhere for this file."""
-        from modelsmith.identify import identify
-
-        try:
-            report = identify(find_labelled(self.host, label).path) if label else None
-        except ModelsmithError:
-            report = None
-        shown = _leads(report) if report is not None and report.error is None else (False, False, False)
-        return [gr.update(visible=any(shown)), *(gr.update(visible=one) for one in shown)]
-
-    def _convert(self, label: str | None, action: str) -> list[Any]:
-        return [gr.update(selected="convert"), gr.update(value=ACTIONS[action]), gr.update(value=label)]
-
-    def _vae(self, label: str | None) -> list[Any]:
-        return [gr.update(selected="vae"), gr.update(value=VAE_ACTIONS["measure"]), gr.update(value=label)]
-
-
-def _leads(report: Report) -> tuple[bool, bool, bool]:
-    """Whether there is something to repair, to prune, and a VAE to look at."""
+def leads_of(report: Report, *, checkpoint: bool) -> list[str]:
+    """What can be done with a file, in the order of the buttons. ``checkpoint``: whether the host lists it as one."""
+    if report.error is not None or report.kind == "unsafe":
+        return []
     told = {message.id for message in (*report.warnings, *report.advice)}
     vae = report.kind == "vae" or any(part.name.startswith("vae") for part in report.components)
-    return bool(told & REPAIRABLE), bool(told & PRUNABLE), vae
+    known = report.kind in ("checkpoint", "diffusion_model", "vae", "text_encoder") and not report.recipe
+    offered = (
+        ("merge", checkpoint and report.kind in ("checkpoint", "diffusion_model")),
+        ("convert", known),
+        ("vae", vae and not report.recipe),
+        ("repair", bool(told & REPAIRABLE)),
+        ("prune", bool(told & PRUNABLE)),
+    )
+    return [way for way, leads in offered if leads]
+
+
+class ReportLinks:
+    """Buttons out of sight, which those in the report press (javascript/modelsmith_inspect.js). Each opens the other
+    view with the file chosen."""
+
+    def build(self) -> None:
+        with gr.Row(elem_id="modelsmith_inspect_links", elem_classes=["ms-out-of-sight"]):
+            self.merge = gr.Button(WAYS["merge"], elem_id="modelsmith_link_merge")
+            self.convert = gr.Button(WAYS["convert"], elem_id="modelsmith_link_convert")
+            self.repair = gr.Button(WAYS["repair"], elem_id="modelsmith_link_repair")
+            self.prune = gr.Button(WAYS["prune"], elem_id="modelsmith_link_prune")
+            self.vae = gr.Button(WAYS["vae"], elem_id="modelsmith_link_vae")
+
+    def connect(self, file: Any, views: Any, merge: MergeView, convert: ConvertView, vae: VaeView) -> None:
+        """``file`` is the list of the Inspect view, ``views`` the tabs."""
+        listen(self.merge.click, self._merge, [file], [views, merge.slots.fields["a"]])
+        target = [views, convert.fields["action"], convert.fields["file"]]
+        for button, action in ((self.convert, "convert"), (self.repair, "repair"), (self.prune, "prune")):
+            listen(button.click, partial(self._convert, action), [file], target)
+        listen(self.vae.click, self._vae, [file], [views, vae.fields["action"], vae.fields["file"]])
+
+    @staticmethod
+    def _merge(label: str | None) -> list[Any]:
+        return [gr.update(selected="merge"), gr.update(value=label)]
+
+    @staticmethod
+    def _convert(action: str, label: str | None) -> list[Any]:
+        return [gr.update(selected="convert"), gr.update(value=ACTIONS[action]), gr.update(value=label)]
+
+    @staticmethod
+    def _vae(label: str | None) -> list[Any]:
+        return [gr.update(selected="vae"), gr.update(value=VAE_ACTIONS["measure"]), gr.update(value=label)]

@@ -10,6 +10,7 @@ from modelsmith_webui.host import Host
 from modelsmith_webui.page_token import PAGE_TOKEN
 from modelsmith_webui.tab.compat import listen, part_of_a_page
 from modelsmith_webui.tab.convert_view import ConvertView
+from modelsmith_webui.tab.empty import EmptyNotice
 from modelsmith_webui.tab.history_view import HistoryView
 from modelsmith_webui.tab.html import notice, tag
 from modelsmith_webui.tab.inspect_view import InspectView
@@ -32,13 +33,15 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
     tr = Texts(host.language)
     why_off = getattr(host, "notice", None)
     if why_off is not None:
-        gr.HTML(notice("warning", why_off(tr)), elem_id="modelsmith_host_notice")
+        gr.HTML(notice("warning", why_off(tr)), elem_id="modelsmith_host_notice", elem_classes=["ms-above"])
+    empty = EmptyNotice(host, tr)
+    empty.build()
     inspect, merge = InspectView(host, tr), MergeView(host, tr)
     with gr.Tabs(elem_id="modelsmith_views") as views:
         with gr.Tab("Inspect", id="inspect", elem_id="modelsmith_view_inspect"):
             inspect.build()
             ProbeView(host, tr).build()
-            links = ReportLinks(host)
+            links = ReportLinks()
             links.build()
         with gr.Tab("Merge", id="merge", elem_id="modelsmith_view_merge"):
             merge.build()
@@ -58,9 +61,11 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
     history.connect(history_tab, views, merge.filled, merge.fill)
     convert.connect(convert_tab)
     vae.connect(vae_tab)
-    links.connect(inspect.file, views, convert, vae)
+    links.connect(inspect.file, views, merge, convert, vae)
     # A page that is loaded anew offers the files that are there now, not those of the start.
     listen(blocks.load, inspect.offer, [], [inspect.file])
+    offers = [(inspect.offers, [inspect.file, inspect.other]), (merge.slots.offers, merge.slots.lists)]
+    empty.connect(blocks.load, [inspect.refresh, merge.slots.refresh, library.refresh], offers)
     merge.connect_load(blocks.load)
     # The task's id comes before the fields.
     gr.HTML(_page(host, 1 + len(merge.inputs)), elem_id="modelsmith_page")

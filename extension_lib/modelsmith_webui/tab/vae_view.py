@@ -17,7 +17,6 @@ from modelsmith_webui.tab.files import PREFIXES, all_labels, checkpoint_names
 from modelsmith_webui.tab.html import notice, text_tag
 from modelsmith_webui.tab.job_panel import JobPanel, Values
 from modelsmith_webui.tab.plan_page import failure_html
-from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.vae_form import VaeForm
 from modelsmith_webui.tab.words import id_of
@@ -44,10 +43,10 @@ class VaeView:
                 with gr.Column(scale=5, min_width=400, elem_id="modelsmith_vae_left"):
                     self._files("file", "VAE, or a checkpoint with one in it", self._sources())
                     self._radio("said", "Family, where you know it better", FAMILIES)
-                    self.page = gr.HTML(empty_html(self.tr(HINT)), elem_id="modelsmith_vae_page")
+                    self.page = gr.HTML("", elem_id="modelsmith_vae_page")
                 with gr.Column(scale=4, min_width=360, elem_id="modelsmith_vae_right"):
                     self._build_work()
-            self.panel.build(HINT, VAE_ACTIONS["measure"], "Break off")
+            self.panel.build(HINT, VAE_ACTIONS["measure"], "Stop the run")
         self._connect()
 
     def _build_work(self) -> None:
@@ -177,7 +176,7 @@ class VaeView:
         from modelsmith_webui.vae_hints import measured
 
         if not form.file:
-            return empty_html(self.tr(HINT))
+            return ""  # the summary below says what to do
         try:
             vae, identity = form.look(self.host, form.chosen(self.host))
             return identity_html(vae, identity, self.tr, measured(self.host, vae))
