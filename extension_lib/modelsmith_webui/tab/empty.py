@@ -47,6 +47,6 @@ class EmptyNotice:
         if self.host.checkpoints():
             return "", False
         told = self.tr("There are no checkpoints in {folder} yet.", folder=self.host.checkpoint_folder())
-        remedy = self.tr("Put .safetensors files there and look again. A file that is dropped into Inspect is described without that.")
+        remedy = self.tr("Put .safetensors files there and look again. A file can also be dropped into Inspect.")
         more = text_tag("span", remedy, "ms-notice-remedy") + " " + press(self.tr("Look again"), LOOK_AGAIN)
         return notice_with("info", told, more), True

@@ -105,7 +105,9 @@ class HistoryView:
         told = self.tr("No merge in the history made that model.")
         reading = len(result_hashes_of(self.host).waiting)
         remedy = (
-            self.tr("Hashes that are still being read: {count}. Look again in a moment.", count=reading) if reading else ""
+            self.tr("Hashes that are still being read: {count}. Look again in a moment.", count=reading)
+            if reading
+            else ""
         )
         return [gr.update(), notice("info", told, remedy)]
 
