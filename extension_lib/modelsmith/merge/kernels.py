@@ -8,8 +8,11 @@ and then the bytes would depend on where the work was cut.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -37,6 +40,25 @@ def keep_memory() -> None:
     M_MMAP_THRESHOLD). Without it the page faults of the tiles cost more than the arithmetic.
     """
     torch.empty(_KEPT, dtype=torch.uint8)
+
+
+@lru_cache(maxsize=1)
+def _trim() -> Callable[[int], int] | None:
+    """glibc's malloc_trim(3); None where the C library has none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def give_memory_back() -> None:
+    """Hand freed memory back to the system, which ``keep_memory`` makes the C library keep.
+
+    Temporaries of several sizes, by several threads, leave gaps between what is in use: a rotation of SDXL's token
+    embedding was seen to hold 0.67 GB where 0.41 GB were in use.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
 
 
 def working_type(output: str, operands: Sequence[Tensor]) -> torch.dtype:

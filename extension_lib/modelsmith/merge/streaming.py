@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modelsmith.errors import Cancelled
+from modelsmith.merge.kernels import give_memory_back
 from modelsmith.merge.methods import MethodSpec
 from modelsmith.merge.methods.stream import Ask, Make, Stream, Streamed, Whole, streamed_form
 
@@ -134,11 +135,12 @@ class _Answers:
 class StreamedTensor:
     """The values of one tensor by a streamed form, piece by piece; safe for several threads at once.
 
-    load: gives values of a model's tensor, flat, from one place on.
+    load: gives values of a model's tensor, flat, from one place on. heavy: see ``methods.stream.Streamed``.
     """
 
-    def __init__(self, whole: Whole, stream: Stream, load: Load, seed: int | None) -> None:
+    def __init__(self, whole: Whole, stream: Stream, load: Load, seed: int | None, *, heavy: bool = False) -> None:
         self.whole = whole
+        self._heavy = heavy
         self._stream = stream
         self._load = load
         self._draws = None if seed is None else Draws(seed)
@@ -150,7 +152,10 @@ class StreamedTensor:
 
     def values(self, index: int) -> Tensor:
         """The values of a piece, not yet rounded. Raises what reading raises, and Cancelled after ``stop``."""
-        return self._settled()(self._piece(index))
+        values = self._settled()(self._piece(index))
+        if self._heavy:
+            give_memory_back()
+        return values
 
     def stop(self) -> None:
         """Make every call that waits or goes on raise Cancelled."""
@@ -197,6 +202,8 @@ class StreamedTensor:
                 self._error = self._error or error
                 self._state.notify_all()
             raise
+        if self._heavy:
+            give_memory_back()
 
     def _go_on(self, result: object) -> None:
         """Hand an answer to the method, and take its next question or its end."""
@@ -219,7 +226,7 @@ class StreamedMethod:
     def begin(self, parameters: Mapping[str, float], load: Load) -> StreamedTensor:
         """Make the tensor. load: see ``StreamedTensor``."""
         seed = int(parameters["seed"]) if self.method.seeded else None
-        return StreamedTensor(self.whole, self.form.form(self.whole, **parameters), load, seed)
+        return StreamedTensor(self.whole, self.form.form(self.whole, **parameters), load, seed, heavy=self.form.heavy)
 
 
 def streamed(

@@ -126,11 +126,16 @@ def total(part: Callable[[Piece], Tensor]) -> Ask:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A streamed form: called with the tensor and the parameters. values: in a piece, about; a row is never cut."""
+    """A streamed form: called with the tensor and the parameters.
+
+    values: in a piece, about; a row is never cut. heavy: whether a piece costs so much arithmetic, and so many
+    temporaries, that what it frees should go back to the system at once.
+    """
 
     form: _Form
     fits: Callable[[Whole], bool]
     values: int
+    heavy: bool = False
 
 
 _STREAMED: dict[str, Streamed] = {}
@@ -142,17 +147,17 @@ def _always(_: Whole) -> bool:
 
 
 def streams(
-    spec: MethodSpec, fits: Callable[[Whole], bool] = _always, values: int = FEW
+    spec: MethodSpec, fits: Callable[[Whole], bool] = _always, values: int = FEW, *, heavy: bool = False
 ) -> Callable[[_FormVar], _FormVar]:
     """Tie a streamed form to a specification.
 
-    fits: whether it can be had for a tensor. Raises UsageError where a method has two.
+    fits: whether it can be had for a tensor. values, heavy: see ``Streamed``. Raises UsageError where a method has two.
     """
 
     def tie(form: _FormVar) -> _FormVar:
         if spec.id in _STREAMED:
             raise UsageError(f"{spec.id} has two streamed forms")
-        _STREAMED[spec.id] = Streamed(form, fits, values)
+        _STREAMED[spec.id] = Streamed(form, fits, values, heavy)
         return form
 
     return tie

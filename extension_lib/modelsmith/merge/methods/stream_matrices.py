@@ -1,7 +1,8 @@
 """Streamed forms of the methods that take matrices apart.
 
 What has to be held is square, with the shorter side of the matrix: a dozen copies in fp64 while it is taken apart, of
-(1280, 1280) for SDXL (13 MB each; a merge was seen to take 0.8 GB in all), of (6144, 6144) for FLUX.2 (0.3 GB each).
+(1280, 1280) for SDXL (13 MB each; a merge was seen to take 0.38 to 0.43 GB in all), of (6144, 6144) for FLUX.2 (0.3 GB
+each).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _rotation(product: Tensor, alignment: float) -> tuple[Tensor, Tensor]:
     return rotation, rotation_power(rotation, alignment)
 
 
-@streams(catalogue.ROTATE, values=SOME)
+@streams(catalogue.ROTATE, values=SOME, heavy=True)
 def rotate(whole: Whole, *, alignment: float, alpha: float) -> Stream:
     """The product of the centred matrices over pieces, its rotation, then row by row."""
     same = len(whole.shape) < 2 or all((yield each(lambda piece: torch.equal(*piece.tensors))))
@@ -150,7 +151,7 @@ def _leading(gram: Tensor, kept: int) -> Tensor:
     return vectors.flip(1)[:, :kept]
 
 
-@streams(catalogue.RANK_TRUNCATION, values=SOME)
+@streams(catalogue.RANK_TRUNCATION, values=SOME, heavy=True)
 def rank_truncation(whole: Whole, *, alpha: float, rank: float) -> Stream:
     """The Gram matrix of the shorter side over pieces, its leading vectors, then row by row."""
     if len(whole.shape) < 2 or rank >= 1.0:
