@@ -34,14 +34,19 @@ class Row:
     anonymous: list[float] = field(default_factory=list)
 
 
+SIZES = {"full": (320, 128, 12, 32), "half": (224, 64, 12, 16), "mini": (64, 32, 2, 2)}
+"""SDXL whole (6.9 GB in 16 bits), with half its bytes, and narrow: width of the UNet and of the VAE, layers of the text
+encoders. All have SDXL's largest tensor, a token embedding of 63 million values."""
+
+
 def names(size: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an SDXL checkpoint, whole or narrow."""
-    full = size == "full"
+    """Names and shapes of an SDXL checkpoint of one of ``SIZES``."""
+    unet_width, vae_width, first_layers, second_layers = SIZES[size]
     entries: list[Iterator[tuple[str, tuple[int, ...]]]] = [
-        unet(SDXL, 320 if full else 64),
-        vae(128 if full else 32),
-        clip_text("conditioner.embedders.0.transformer.text_model", 768, 12 if full else 2),
-        open_clip_text("conditioner.embedders.1.model", 1280, 32 if full else 2),
+        unet(SDXL, unet_width),
+        vae(vae_width),
+        clip_text("conditioner.embedders.0.transformer.text_model", 768, first_layers),
+        open_clip_text("conditioner.embedders.1.model", 1280, second_layers),
     ]
     return {name: shape for part in entries for name, shape in part}
 

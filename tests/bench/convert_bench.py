@@ -1,6 +1,6 @@
 """How fast a conversion is beside the floor of its bytes, and how much memory it takes, all in one run.
 
-    python tests/bench/convert_bench.py --dir DIR [--size full|mini] [--runs 3] [--only WORDS,WORDS]
+    python tests/bench/convert_bench.py --dir DIR [--size full|half|mini] [--runs 3] [--only WORDS,WORDS]
 
 Writes SDXL files with true key names and random values into DIR (full: 6.9 GB in fp16, 13.9 GB in fp32, 2 to 4 GB
 packed, one at a time), measures, prints a table as Markdown, and removes the files. A floor is the time to read the
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench_sources import GGUF, write_source
-from bench_tools import TESTS, Row, names, read_all, run_worker, show, timed, write_all
+from bench_tools import SIZES, TESTS, Row, names, read_all, run_worker, show, timed, write_all
 
 WORKER = """
 import json, resource, sys, time
@@ -83,7 +83,7 @@ def main() -> None:
     """Write each kind of source, measure its cases, print, clean up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True)
-    parser.add_argument("--size", choices=("full", "mini"), default="mini")
+    parser.add_argument("--size", choices=tuple(SIZES), default="mini")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
         "--only", default="", help="measure only cases with one of these, between commas, in their name"

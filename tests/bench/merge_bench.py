@@ -1,14 +1,16 @@
 """How fast a merge is beside the floor of the same bytes and beside sd-mecha, and how much memory it takes.
 
-    python tests/bench/merge_bench.py --dir DIR [--size full|mini] [--runs 3] [--cold] [--peer-python PYTHON]
+    python tests/bench/merge_bench.py --dir DIR [--size full|half|mini] [--runs 3] [--cold] [--peer-python PYTHON]
     python tests/bench/merge_bench.py --dir DIR --huge
+    python tests/bench/merge_bench.py --dir DIR --methods [--only NAME]
 
-Writes SDXL files with true key names and random fp16 values into DIR (full: 6.9 GB each, three of them; mini: the
-true keys at a narrow width), measures in interleaved runs, prints a table as Markdown, and removes the files. Ratios
-within one run tell something; seconds tell about the machine. CPU seconds are of the job alone, without the imports
-before it. PYTHON is an interpreter that has sd-mecha.
+Writes SDXL files with true key names and random fp16 values into DIR (full: 6.9 GB each, three of them; half: half of
+that; mini: the true keys at a narrow width), measures in interleaved runs, prints a table as Markdown, and removes the
+files. Ratios within one run tell something; seconds tell about the machine. CPU seconds are of the job alone, without
+the imports before it. PYTHON is an interpreter that has sd-mecha.
 
 --huge merges two sparse files with FLUX.2's keys, of 21, 37 and 64 GB each, and drops the output.
+--methods measures the memory of every method that works on whole tensors, on narrow models with SDXL's largest tensor.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench_tools import (
     LIBRARY,
+    SIZES,
     TESTS,
     Row,
     anonymous,
@@ -119,13 +122,14 @@ def main() -> None:
     """Write the models, measure in interleaved runs, print, clean up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True)
-    parser.add_argument("--size", choices=("full", "mini"), default="mini")
+    parser.add_argument("--size", choices=tuple(SIZES), default="mini")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before every step")
     parser.add_argument("--only", default="", help="measure only merges with this in their name")
     parser.add_argument("--peer-python", metavar="PYTHON", help="also merge with sd-mecha, which this interpreter has")
     parser.add_argument("--huge", action="store_true", help="sparse inputs of up to 64 GB, output dropped, instead")
+    parser.add_argument("--methods", action="store_true", help="the memory of methods on whole tensors, instead")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     models = [arguments.dir / f"bench-{letter}.safetensors" for letter in "abc"]
@@ -136,6 +140,9 @@ def main() -> None:
             return
         sizes = [write_model(path, arguments.size, seed) for seed, path in enumerate(models)]
         print(f"{sizes[0]:,} bytes a model, {len(names(arguments.size))} tensors, {os.cpu_count()} cores")
+        if arguments.methods:
+            measure_methods(models, output, arguments)
+            return
         measure(models, output, arguments)
     finally:
         for path in (*models, output):
@@ -171,6 +178,26 @@ def measure(models: list[Path], output: Path, arguments: argparse.Namespace) -> 
     limits = {name: middle[f"floor: read {len(list(task['models']))}"] + write for name, task in work.items()}  # type: ignore[call-overload]
     print("page cache: " + ("cold" if arguments.cold else "as far as it fits, warm"))
     show(rows.values(), limits)
+
+
+def measure_methods(models: list[Path], output: Path, arguments: argparse.Namespace) -> None:
+    """One merge by every method that works on whole tensors; only its memory tells, for a merge takes its time."""
+    from modelsmith.merge.methods import METHODS
+
+    rows: list[Row] = []
+    for method in METHODS.values():
+        if method.scope != "tensor" or arguments.only not in method.id:
+            continue
+        row = Row(method.id)
+        half = {parameter.id: 0.5 for parameter in method.parameters if parameter.id == "alpha"}
+        task: Task = {"models": [str(path) for path in models[: method.models[0]]], "method": method.id,
+                      "output": str(output), "parameters": half, "blocks": {}, "threads": arguments.threads,
+                      "hashes_known": True, "drop": False}  # fmt: skip
+        run_worker(row, worker(sys.executable, WORKER, task))
+        output.unlink(missing_ok=True)
+        rows.append(row)
+        print(f"{row.name}: {row.anonymous[0]:.2f} GB, {row.wall[0]:.0f} s", flush=True)
+    show(rows, {})
 
 
 def measure_huge(models: list[Path], output: Path, arguments: argparse.Namespace) -> None:
