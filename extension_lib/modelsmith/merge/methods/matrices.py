@@ -43,11 +43,12 @@ def rotation_power(rotation: Tensor, power: float) -> Tensor:
     Q commutes with the Hermitian ``(Q + Qᵀ)/2 + c·(Q − Qᵀ)/2i``, whose eigenvectors are orthonormal, unlike those
     that a general solver finds for eigenvalues that lie close together.
     """
-    even, odd = (rotation + rotation.T) / 2, (rotation - rotation.T) / 2
-    _, vectors = cast(Any, torch).linalg.eigh(torch.complex(even, -_GENERIC * odd))
-    values = (vectors.conj() * (rotation.to(vectors.dtype) @ vectors)).sum(0)
+    hermitian = torch.complex((rotation + rotation.T) / 2, ((rotation - rotation.T) / 2).mul_(-_GENERIC))
+    _, vectors = cast(Any, torch).linalg.eigh(hermitian)
+    del hermitian  # as large as what follows
+    values = (rotation.to(vectors.dtype) @ vectors).mul_(vectors.conj()).sum(0)
     turned = torch.polar(torch.ones_like(values.real), torch.angle(values) * power)
-    return ((vectors * turned) @ vectors.conj().T).real
+    return ((vectors * turned) @ vectors.conj().T).real.clone()
 
 
 @implements(catalogue.ROTATE)
