@@ -171,17 +171,56 @@
         return () => { askedFor = fields(byId(viewId)); };
     }
 
-    // A button in a piece of HTML presses one of the page's own.
+    // Buttons in a piece of HTML: one presses a button of the page, one opens a file in the Inspect view.
     document.addEventListener("click", event => {
-        const button = event.target.closest && event.target.closest("[data-press]");
-        if (button) byId(button.dataset.press)?.click();
+        const button = event.target.closest && event.target.closest("[data-press], [data-open]");
+        if (!button) return;
+        if (button.dataset.press) byId(button.dataset.press)?.click();
+        else tell("modelsmith_library_open", {name: button.dataset.open});
     });
+
+    // Shows that an answer is awaited, where it does not come at once. Each answer differs from the one before by its
+    // ticket, so that it is seen to come.
+    const SOON = 500, LATEST = 30000; // milliseconds
+    const awaited = new Map();
+
+    function answerAwaited(id) {
+        const place = byId(id);
+        if (!place) return;
+        answered(place);
+        awaited.set(place, [
+            setTimeout(() => { place.dataset.asking = tr("Working it out …"); place.classList.add("ms-asking"); }, SOON),
+            setTimeout(() => answered(place), LATEST),
+        ]);
+        if (place.dataset.watched) return;
+        place.dataset.watched = "1";
+        // gradio changes other things in it, too, while it waits.
+        let last = ticketIn(place);
+        new MutationObserver(() => {
+            const now = ticketIn(place);
+            if (now !== last) answered(place);
+            last = now;
+        }).observe(place, {childList: true, subtree: true, attributes: true, attributeFilter: ["data-ticket"]});
+    }
+
+    const ticketIn = place => place.querySelector("[data-ticket]")?.dataset.ticket;
+
+    function answered(place) {
+        (awaited.get(place) || []).forEach(clearTimeout);
+        awaited.delete(place);
+        place.classList.remove("ms-asking");
+    }
+
+    // A name that is cut off is told in full.
+    onTend(() => root().querySelectorAll("#modelsmith_views .secondary-wrap input").forEach(field => {
+        if (field.offsetParent) field.title = field.scrollWidth > field.clientWidth ? field.value : "";
+    }));
 
     function tend() {
         for (const act of tenders) act();
     }
 
-    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, pageData, ask, onTend, followTask, takeUp, askAgain};
+    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, pageData, ask, onTend, followTask, takeUp, askAgain, answerAwaited};
 
     if (typeof onUiLoaded === "function") {
         onUiLoaded(function() {

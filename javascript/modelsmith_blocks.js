@@ -356,14 +356,37 @@
             this.undoButton.disabled = !this.undone.length;
             this.redoButton.disabled = !this.redone.length;
             this.state.textContent = layer.unread ? tr("as written below") : own ? tr("own weights") : tr("same everywhere");
-            for (const one of this.layers) one.button?.setAttribute("aria-pressed", String(one === layer));
+            for (const one of this.layers) {
+                one.button?.setAttribute("aria-pressed", String(one === layer));
+                this.markSlider(one, this.covers(one));
+            }
         }
+
+        // Whether each block has a weight of its own, or follows one that has: then the slider counts nowhere.
+        covers(layer) {
+            const owned = name => name in layer.own || (this.follows.get(name) ? owned(this.follows.get(name)) : false);
+            return [...this.data.main, ...this.data.side].every(block => owned(block.id));
+        }
+
+        markSlider(layer, idle) {
+            const holder = byId(layer.slider);
+            if (!holder) return;
+            holder.classList.toggle("ms-idle", idle);
+            holder.title = idle ? tr("Each block has a weight of its own, so this one counts nowhere.") : "";
+        }
+
+        // The place is drawn anew, for another model or method.
+        release() { for (const layer of this.layers) this.markSlider(layer, false); }
     }
 
     const editors = new Map();
 
     onTend(() => {
-        for (const holder of editors.keys()) if (!holder.isConnected) editors.delete(holder);
+        for (const [holder, editor] of editors) {
+            if (holder.isConnected) continue;
+            editor.release();
+            editors.delete(holder);
+        }
         root().querySelectorAll(".ms-blocks[data-editor]").forEach(holder => {
             if (!editors.has(holder) && window.ModelsmithWeights) editors.set(holder, new BlockEditor(holder));
         });

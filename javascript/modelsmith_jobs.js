@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, onTend, followTask, takeUp, askAgain} = window.Modelsmith;
+    const {root, byId, onTend, followTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
     const pageId = Math.random().toString(36).slice(2);
     const VIEWS = ["convert", "vae", "difference"];
     // Jobs that make no file.
@@ -56,6 +56,7 @@
         const args = inputsOf(view, values);
         args[0] = pageId + ":" + (asked += 1);
         noteFields[view]();
+        answerAwaited(`modelsmith_${view}_plan`);
         return args;
     }
 

@@ -14,7 +14,7 @@
         const down = button.getAttribute("aria-sort") === "ascending";
         table.querySelectorAll("th").forEach(head => head.setAttribute("aria-sort", "none"));
         button.setAttribute("aria-sort", down ? "descending" : "ascending");
-        libraryState.column = column;
+        libraryState.column = button.textContent;
         libraryState.down = down;
         const body = table.tBodies[0];
         const rows = Array.from(body.rows).map(row => [sortValue(row.cells[column]), row]);
@@ -38,7 +38,7 @@
     }
 
     // A new table takes over what the user had typed and how the old one was sorted.
-    const libraryState = {text: "", kind: "", column: -1, down: false, typing: false};
+    const libraryState = {text: "", kind: "", column: "", down: false, typing: false};
 
     function restoreLibrary(library) {
         const text = library.querySelector(".ms-filter");
@@ -46,10 +46,11 @@
         text.value = libraryState.text;
         kind.value = libraryState.kind;
         if (kind.selectedIndex < 0) kind.value = "";
-        const head = library.querySelectorAll("th")[libraryState.column];
+        // By its name: a column of hashes comes and goes.
+        const head = [...library.querySelectorAll("th")].find(one => one.textContent === libraryState.column);
         if (head) {
             head.setAttribute("aria-sort", libraryState.down ? "ascending" : "none");
-            sortTable(library.querySelector("table"), libraryState.column, head);
+            sortTable(library.querySelector("table"), head.cellIndex, head);
         }
         if (text.value || kind.value) filterTable(library);
         keepFocus(library);

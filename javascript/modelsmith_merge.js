@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, pageData, onTend, followTask, takeUp, askAgain} = window.Modelsmith;
+    const {root, byId, tell, pageData, onTend, followTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
     const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
@@ -18,6 +18,7 @@
         const args = mergeInputs(arguments);
         args[0] = pageId + ":" + (asked += 1);
         noteFields();
+        answerAwaited("modelsmith_plan");
         return args;
     };
 
@@ -91,7 +92,7 @@
         if (!place) return;
         place.dataset.ready = "1";
         place.classList.toggle("ms-usable", Boolean(canChoose()));
-        if (toBeChosen()) choose(place.querySelector("[data-choose]").dataset.choose);
+        if (toBeChosen()) choose(place.dataset.choose);
     }
 
     function pressed(event) {

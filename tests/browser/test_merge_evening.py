@@ -116,6 +116,51 @@ def test_curve_tools_bend_the_whole_run(app: App, tab: ModelsmithPage) -> None:
     assert row(tab)[1:4] == [0.0, 0.9, 0.9]
 
 
+def test_a_slider_that_counts_nowhere_is_dimmed(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    slider = tab.page.locator("#modelsmith_parameter_alpha.ms-idle")
+    assert slider.count() == 0
+    choose_preset(tab, "SMOOTHSTEP")
+    slider.first.wait_for()
+    assert "counts nowhere" in str(slider.first.get_attribute("title"))
+    press(tab, "Clear")
+    slider.first.wait_for(state="detached")
+    choose_preset(tab, "SMOOTHSTEP")
+    slider.first.wait_for()
+    tab.choose("modelsmith_method", "Average")  # has no weights at all
+    slider.first.wait_for(state="detached")
+
+
+def test_a_summary_that_takes_its_time_says_so(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    planned(tab)
+
+    def slow(route: Any) -> None:
+        time.sleep(1.5)
+        route.continue_()
+
+    tab.page.route("**/run/**", slow)
+    tab.field("modelsmith_output_name").fill("awaited")
+    asking = tab.page.locator("#modelsmith_plan.ms-asking")
+    asking.first.wait_for()
+    assert asking.first.get_attribute("data-asking") == "Working it out …"
+    tab.page.unroute("**/run/**")
+    tab.wait_text("modelsmith_plan", "awaited.safetensors")
+    asking.first.wait_for(state="detached")
+
+
+def test_a_result_can_be_inspected(app: App, tab: ModelsmithPage) -> None:
+    open_merge(app, tab)
+    tab.field("modelsmith_output_name").fill("looked-at")
+    tab.wait_text("modelsmith_plan", "looked-at.safetensors")
+    tab.start()
+    tab.wait_result("ms-done")
+    tab.part("modelsmith_result").get_by_role("button", name="Inspect it").click()
+    tab.page.locator("#modelsmith_view_inspect").wait_for(state="visible")
+    tab.page.locator("#modelsmith_inspect_page .ms-title").get_by_text("looked-at.safetensors").wait_for()
+    (app.models / "looked-at.safetensors").unlink()
+
+
 def test_text_of_other_tools_is_understood(app: App, tab: ModelsmithPage) -> None:
     open_merge(app, tab)
     paste = """text => {

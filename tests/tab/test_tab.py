@@ -21,6 +21,7 @@ from makers import write_header_only
 from modelsmith.decision import Override
 from modelsmith.merge.blocks import LAYOUTS
 from modelsmith.merge.engine import run_merge
+from modelsmith.merge.guard import CHOICES, notice
 from modelsmith.merge.plan import plan_merge
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import history_of
@@ -30,10 +31,12 @@ from modelsmith_webui.merging import open_recipe, request_again
 from modelsmith_webui.tab import speed
 from modelsmith_webui.tab.block_editor import Layer, editor_data
 from modelsmith_webui.tab.compat import file_path, js_keyword, part_of_a_page
+from modelsmith_webui.tab.files import short_name
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
 from modelsmith_webui.tab.merge_form import MergeForm, all_parameters, block_parameters, field_names
 from modelsmith_webui.tab.merge_view import MergeView
+from modelsmith_webui.tab.plan_page import notice_html, plainly
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.ui import build_part, build_tab
 
@@ -207,13 +210,14 @@ def test_the_plan_says_what_will_be_made(host: StandaloneHost) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"b": None}, "Choose the models"),
+        ({"a": None, "b": None}, "Choose the models to see"),
+        ({"b": None}, "Choose model B to see"),
         ({"name": "../out"}, "has a path in it"),
         ({"name": "modelsmith-demo-a"}, "exists already"),
         ({"blocks_alpha": "1,2,3"}, "3 block weights were given"),
         ({"blocks_alpha": "GRAD_X"}, "Did you mean"),
         ({"b": "nothing-like-it"}, "unknown model file"),
-        ({"method": "Add difference"}, "Choose the models"),
+        ({"method": "Add difference"}, "Choose model C to see"),
         ({"loras": '[{"name": "x", "strength": "much"}]'}, "the strength of x"),
         ({"loras": "not json"}, "the list of LoRAs cannot be read"),
         ({"loras": '[{"name": "x"}]'}, "has no LoRA files"),
@@ -482,3 +486,46 @@ def test_the_library_lists_every_file_and_opens_a_row(host: StandaloneHost, tmp_
     answer = library.open_row(json.dumps({"name": DEMO_B, "at": 1}))
     assert answer[0]["value"] == DEMO_B and answer[1]["selected"] == "inspect" and "demo-b" in answer[2]
     assert library.open_row("not json")[0] == gr.update()
+
+
+def test_a_recipe_among_the_models_is_made_into_a_file_first(host: StandaloneHost) -> None:
+    view = merge_view(host)
+    *_, said = view.write_recipe("", *values(name="kept"))
+    assert "kept.recipe.safetensors" in said
+    fields = values(b="kept.recipe.safetensors")
+    plan, _ = view.show_plan("", *fields)
+    assert "holds no weights" in plan and 'data-remedy="save kept.recipe.safetensors"' in plan
+    told = view.take_remedy('{"remedy": "save kept.recipe.safetensors"}', *fields)[-1]
+    assert "kept.safetensors is in the queue" in told
+    for _ in range(600):
+        if all(job.over for job in queue_of(host).jobs()):
+            break
+        time.sleep(0.05)
+    assert (host.models / "kept.safetensors").stat().st_size > 1_000_000
+
+
+def test_only_the_types_of_the_models_are_offered_for_a_mix(host: StandaloneHost) -> None:
+    tensors = load_file(host.models / "modelsmith-demo-b.safetensors")
+    save_file(tensors, host.models / "lantern-v.safetensors", {"modelspec.prediction_type": "v"})
+    _, mix = merge_view(host).show_plan("", *values(b="lantern-v.safetensors"))
+    assert mix["choices"] == ["stop and say so", CHOICES["epsilon"], CHOICES["v_prediction"]]
+    assert mix["value"] == "stop and say so" and mix["visible"]
+    _, mix = merge_view(host).show_plan("", *values(b="lantern-v.safetensors", mix=CHOICES["flow"]))
+    assert mix["visible"]
+
+
+def test_messages_call_models_by_their_short_names() -> None:
+    names = ["Stable-diffusion/one.safetensors", "two.safetensors [0123456789]"]
+    told = "Stable-diffusion/one.safetensors and two.safetensors [0123456789]; /m/Stable-diffusion/one.safetensors"
+    assert plainly(told, names) == "one and two; /m/Stable-diffusion/one.safetensors"
+    assert short_name("a\\b\\kept.recipe.safetensors") == "kept"
+    assert short_name(".safetensors") == ".safetensors"
+
+
+def test_a_long_list_of_tensors_is_folded_away() -> None:
+    listed = ", ".join(f"block.{number}.weight" for number in range(5)) + " and 95 more"
+    found = notice("warning", "surplus", count=100, model="two.safetensors", names=listed)
+    html = notice_html(found, Texts(lambda: ""), ["two.safetensors"])
+    assert "100 tensors of two are not in A and are not used.</span>" in html
+    assert "<details" in html and "block.4.weight and 95 more" in html
+    assert "ほか95個" in notice_html(found, Texts(lambda: "ja_JP"), ["two.safetensors"])

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from modelsmith.merge.blocks import PLACEMENTS, Block, BlockLayout, presets_for
@@ -32,7 +33,13 @@ CONTENTS: tuple[tuple[str, str], ...] = (
     (r"embed|(?:img|txt|time|vector|guidance)_in\.", "embedding"),
     (r"conv", "convolution"),
 )
-_CONTENTS = tuple((re.compile(pattern), word) for pattern, word in CONTENTS)
+
+
+@cache
+def _contents() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """CONTENTS, compiled when the first file's blocks are looked at: no start of a webui needs them."""
+    return tuple((re.compile(pattern), word) for pattern, word in CONTENTS)
+
 
 SETS: Mapping[str, str] = {
     "base": "BASE", "in": "IN", "middle": "MID", "out": "OUT", "text": "Text", "vae": "VAE", "other": "Other",
@@ -84,7 +91,7 @@ def block_contents(layout: BlockLayout, header: FileHeader | None, tr: Texts) ->
             size *= length
         tensors[name] += 1
         values[name] += size
-        word = next((word for pattern, word in _CONTENTS if pattern.search(key)), None)
+        word = next((word for pattern, word in _contents() if pattern.search(key)), None)
         if word:
             words.setdefault(name, {})[word] = None
     return {

@@ -116,10 +116,11 @@ def hash_cell(entry: Entry, tr: Texts, hashing: bool) -> str:
     return text_tag("td", "–", "ms-hash", title=tr("not known: the file is not there any more"))
 
 
-def entry_html(entry: Entry, tr: Texts, hashing: bool = False) -> str:
-    """One entry in full with what can be done with it."""
+def entry_html(entry: Entry, tr: Texts, hashing: bool = False, listed: str = "") -> str:
+    """One entry in full with what can be done with it. listed: how the host's list calls its file, where it does."""
     acts = [
         action("edit", tr("Edit in Merge"), entry.id),
+        *([text_tag("button", tr("Inspect it"), "ms-act", type="button", data_open=listed)] if listed else []),
         *_remaking(entry, tr),
         action("compare", tr("Compare with another …"), entry.id),
         action("delete", tr("Delete from the history"), entry.id),

@@ -130,7 +130,8 @@ class HistoryView:
         from modelsmith_webui.tab.history_page import entry_html
 
         (known,), hashing = result_hashes_of(self.host).told([entry])
-        return entry_html(known, self.tr, known.id in hashing)
+        listed = next((file.name for file in self.host.checkpoints() if file.path.name == known.file), "")
+        return entry_html(known, self.tr, known.id in hashing, listed)
 
     # what is done
 

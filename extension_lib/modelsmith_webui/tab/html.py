@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable
 
 NOTICE_KINDS = ("info", "warning", "error", "done")
-_JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 def esc(text: object) -> str:
@@ -36,7 +34,11 @@ def sentence(text: str) -> str:
     text = text.strip()
     if not text or text[-1] in ".!?:…。！？":
         return text
-    return text + ("。" if _JAPANESE.search(text) else ".")
+    return text + ("。" if any(map(_is_japanese, text)) else ".")
+
+
+def _is_japanese(letter: str) -> bool:
+    return "\u3040" <= letter <= "\u30ff" or "\u4e00" <= letter <= "\u9fff"
 
 
 def notice(kind: str, text: str, remedy: str = "") -> str:
@@ -57,6 +59,11 @@ def notice_with(kind: str, text: str, more: str) -> str:
 
 def section(title: str, inner: str, css: str = "") -> str:
     return tag("section", text_tag("h4", title) + inner, f"ms-section {css}".strip())
+
+
+def answer_mark(ticket: str) -> str:
+    """What makes an answer differ from the one before, so that the page sees that it has come."""
+    return tag("span", hidden="hidden", data_ticket=ticket)
 
 
 def press(label: str, elem_id: str) -> str:

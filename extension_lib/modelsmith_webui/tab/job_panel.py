@@ -11,7 +11,7 @@ import gradio as gr
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith_webui.host import Host, JobControl
 from modelsmith_webui.tab.compat import listen, plan_again_button, unsaved
-from modelsmith_webui.tab.html import notice, tag
+from modelsmith_webui.tab.html import answer_mark, notice, tag
 from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.turns import Turns
@@ -71,7 +71,7 @@ class JobPanel:
 
         def show(ticket: str, *values: Any) -> Any:
             html = plan(values)
-            return html if self.turns.may_show(ticket) else gr.update()
+            return html + answer_mark(ticket) if self.turns.may_show(ticket) else gr.update()
 
         for event in (*events, self.plan_again.click):
             listen(event, show, [self.task, *inputs], [self.plan], js=f"modelsmithAsk_{self.view}")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from modelsmith.errors import UsageError
 from modelsmith.merge.blocks import BlockLayout, layout_for, weights_from_list
-from modelsmith.merge.guard import CHOICES
 from modelsmith.merge.methods import MethodSpec, ParameterSpec, get_method
 from modelsmith.merge.methods.spec import METHODS
+from modelsmith.merge.mix_choices import CHOICES
 from modelsmith_webui.host import Host, ModelFile, find_file
 from modelsmith_webui.tab.block_editor import weights_text
 from modelsmith_webui.tab.files import find_checkpoint
@@ -188,9 +188,9 @@ class MergeForm:
         letters = "DEFGHIJKLMNOPQRSTUVWXYZ"
         return found + (list(zip(letters, self.more, strict=False)) if high is None else [])
 
-    def missing(self) -> bool:
-        """Whether a model that the method needs is not chosen yet."""
-        return not all(self.models[: self.spec.models[0]])
+    def missing(self) -> list[str]:
+        """The letters of the models that the method needs and that are not chosen yet."""
+        return [letter for letter, name in zip(SLOTS, self.models[: self.spec.models[0]], strict=False) if not name]
 
     def chosen(self, host: Host) -> list[ModelFile]:
         """The files in the slots. Raises UsageError and UnknownNameError."""

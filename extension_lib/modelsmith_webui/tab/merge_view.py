@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from modelsmith.errors import Cancelled, ModelsmithError
-from modelsmith.merge.guard import CHOICES
+from modelsmith.merge.mix_choices import CHOICES
 from modelsmith_webui.host import Host, JobControl, find_file
 from modelsmith_webui.tab.compat import listen, plan_again_button, unsaved
-from modelsmith_webui.tab.html import notice, text_tag
+from modelsmith_webui.tab.html import answer_mark, notice, text_tag
 from modelsmith_webui.tab.merge_extras import MergeExtras
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, MergeForm, field_names
 from modelsmith_webui.tab.model_slots import RECIPE_OF, ModelSlots, own_recipe
@@ -28,7 +28,7 @@ from modelsmith_webui.tab.plan_page import (
     result_html,
 )
 from modelsmith_webui.tab.recipe_files import finder
-from modelsmith_webui.tab.remedies import Remedies
+from modelsmith_webui.tab.remedies import SAVE_FIRST, Remedies
 from modelsmith_webui.tab.speed import Speed
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.turns import Turns
@@ -214,6 +214,8 @@ class MergeView:
             if "ended" in asked:
                 return [*nothing[:-1], self.ended.get(str(asked["ended"]), "")]
             wanted = str(asked["remedy"])
+            if wanted.startswith(SAVE_FIRST):
+                return [*nothing[:-1], self._save_first(wanted.removeprefix(SAVE_FIRST))]
             if wanted.startswith(RECIPE_OF):
                 file = find_file(self.host.checkpoints(), wanted.removeprefix(RECIPE_OF))
                 return self.fill_recipe(own_recipe(read_header(file.path)))
@@ -225,13 +227,26 @@ class MergeView:
             return nothing
         return self.fill(remedy.form) if remedy else nothing
 
-    def _hint(self) -> str:
-        return text_tag("div", self.tr("Choose the models to see what will be made."), "ms-plan-empty")
+    def _save_first(self, name: str) -> str:
+        """Make a file of a recipe checkpoint, in the queue. Raises the library's errors."""
+        from modelsmith_webui.merging import free_path, open_recipe, queue_merge, request_again
+
+        file = find_file(self.host.checkpoints(), name)
+        request = request_again(self.host, open_recipe(file.path), "")
+        job = queue_merge(self.host, replace(request, output=free_path(request.output)))
+        told = self.tr("{name} is in the queue; the History view shows how far it has come.", name=job.title)
+        return notice("done", told, self.tr("When it is done, refresh the list and choose it."))
+
+    def _hint(self, missing: Sequence[str] = ()) -> str:
+        told = self.tr("Choose the models to see what will be made.")
+        if len(missing) == 1:
+            told = self.tr("Choose model {letter} to see what will be made.", letter=missing[0])
+        return text_tag("div", told, "ms-plan-empty")
 
     def show_plan(self, ticket: str, *values: Any) -> list[Any]:
         """The summary of what would be made now; nothing new where a later answer was shown already."""
-        answer = self.plan_of(MergeForm.from_values(values))
-        return answer if self.turns.may_show(ticket) else [gr.update(), gr.update()]
+        html, mix = self.plan_of(MergeForm.from_values(values))
+        return [html + answer_mark(ticket), mix] if self.turns.may_show(ticket) else [gr.update(), gr.update()]
 
     def plan_of(self, form: MergeForm) -> list[Any]:
         """The summary, or the one thing that stands in the way with its ways out; and whether to offer a merge across
@@ -249,7 +264,7 @@ class MergeView:
             return [html, insisting]
         except ModelsmithError as error:
             if form.missing():
-                return [self._hint(), insisting]
+                return [self._hint(form.missing()), insisting]
             names = [name for name in form.models if name]
             html = refusal_html(error, self.tr, self.remedies.for_error(form, error), names)
             return [html, self._mix_choices(form) if isinstance(error, PredictionMixError) else insisting]

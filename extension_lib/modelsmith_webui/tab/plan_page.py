@@ -196,7 +196,7 @@ def result_html(result: MergeResult, title: str, tr: Texts) -> str:
     ]
     notices = "".join(notice_html(found, tr) for found in result.notices)
     done = notice("done", tr("Merged. The new file is in the checkpoint list."))
-    return tag("div", done + chooser(title, tr) + facts(rows) + notices, "ms-result")
+    return tag("div", done + next_steps(title, tr) + facts(rows) + notices, "ms-result")
 
 
 def recipe_made_html(path: Path, tr: Texts, title: str) -> str:
@@ -204,15 +204,16 @@ def recipe_made_html(path: Path, tr: Texts, title: str) -> str:
     done = notice("done", tr("{name} stands in the checkpoint list. Choosing it merges in memory.", name=path.name))
     told = tr("The file has {size}: it holds the recipe, not the weights. The models that it names must stay.",
               size=size_text(path.stat().st_size))  # fmt: skip
-    return tag("div", done + chooser(title, tr) + text_tag("p", told, "ms-dim"), "ms-result")
+    return tag("div", done + next_steps(title, tr) + text_tag("p", told, "ms-dim"), "ms-result")
 
 
-def chooser(title: str, tr: Texts) -> str:
-    """The button that makes a new file the webui's checkpoint; the page shows it only where there is a selector."""
+def next_steps(title: str, tr: Texts) -> str:
+    """What can be done with a new file: look at it, and make it the webui's checkpoint, where there is a selector."""
     if not title:
         return ""
-    button = text_tag("button", tr("Use it for pictures"), "ms-mini", type="button", data_choose=title)
-    return tag("div", button, "ms-remedies ms-choose")
+    choose = text_tag("button", tr("Use it for pictures"), "ms-mini ms-choose", type="button", data_choose=title)
+    look = text_tag("button", tr("Inspect it"), "ms-mini", type="button", data_open=title)
+    return tag("div", choose + look, "ms-remedies")
 
 
 def formula_html(spec: MethodSpec, tr: Texts) -> str:

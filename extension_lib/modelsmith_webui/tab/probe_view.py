@@ -42,11 +42,11 @@ class ProbeView:
     """Builds the button where the host can ask, and answers it."""
 
     def __init__(self, host: Any, tr: Texts) -> None:
-        self.prober: Any = getattr(host, "prober", None)
+        self.host = host
         self.tr = tr
 
     def build(self) -> None:
-        if self.prober is None:
+        if not getattr(self.host, "can_probe", False):
             return
         with gr.Accordion(_tr("What does the model in memory predict?"), open=False, elem_id="modelsmith_probe_panel"):
             button = gr.Button(_tr("Ask the model"), elem_id="modelsmith_probe", scale=0)
@@ -62,7 +62,7 @@ class ProbeView:
     def ask(self) -> str:
         """Ask, and show the answer; the model in memory is asked as a job of its own."""
         try:
-            return finding_html(self.prober.run(), self.tr)
+            return finding_html(self.host.prober.run(), self.tr)
         except ModelsmithError as error:
             return notice("error", *self.tr.error(error))
         except (OSError, RuntimeError, ValueError) as error:

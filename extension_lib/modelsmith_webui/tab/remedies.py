@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from modelsmith.errors import ModelsmithError, UnknownNameError, UsageError
+from modelsmith.errors import BadFileError, ModelsmithError, UnknownNameError, UsageError
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.block_editor import weights_text
 from modelsmith_webui.tab.files import short_name
@@ -26,6 +26,8 @@ PRESET_TEXTS = {
     "PARTS_ONLY": "Mix only text encoders and VAE",
 }
 ADD_DIFFERENCE = "add_difference"
+# What the page asks for with the button that makes a file of a recipe checkpoint, before the checkpoint's name.
+SAVE_FIRST = "save "
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Remedies:
         if isinstance(error, PredictionMixError):
             found = [*self._difference(form), *self._presets(form, error.preset)]
             return [remedy for remedy in found if self._passes(remedy.form)]
-        return [*self._name_taken(form), *self._cleared(form, error)]
+        return [*self._saved_first(form, error), *self._name_taken(form), *self._cleared(form, error)]
 
     def for_plan(self, form: MergeForm, plan: MergePlan) -> list[Remedy]:
         """What keeps whole what a merge that may be done would lose."""
@@ -120,6 +122,17 @@ class Remedies:
             and (row.report.get("prediction") or {}).get("type") == "epsilon"
         ]
         return names[0] if len(names) == 1 else None
+
+    def _saved_first(self, form: MergeForm, error: ModelsmithError) -> Iterator[Remedy]:
+        """A recipe checkpoint among the models: made into a file, it can be merged."""
+        from modelsmith_webui.recipe_loading import is_recipe
+
+        if not isinstance(error, BadFileError):
+            return
+        for file in form.chosen(self.host):
+            if str(file.path) == error.path and is_recipe(file.path):
+                name = short_name(file.name)
+                yield Remedy(SAVE_FIRST + file.name, self.tr("Save {name} as a file", name=name), form)
 
     def _presets(self, form: MergeForm, offered: str | None) -> Iterator[Remedy]:
         layout, _ = layout_of(form.chosen(self.host)[0])
