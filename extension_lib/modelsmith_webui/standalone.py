@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from modelsmith_webui.hosts.standalone import StandaloneHost
 DEFAULT_PORT = 7870
 PORTS_TRIED = 20
 JOBS_AT_ONCE = 16
+START_SECONDS = 120.0
 IMPORT_AFTER = 3.0  # seconds after the start: the page comes first
 PASSWORD_VARIABLE = "MODELSMITH_PASSWORD"
 
@@ -97,6 +99,19 @@ def free_port(address: str, wanted: int) -> int:
     raise UsageError(f"no port from {wanted} on is free at {address}", "Give another one with --port.")
 
 
+def answers(address: str, port: int) -> bool:
+    """Wait until a server accepts connections at the address; False where none has come up in time."""
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # what listens everywhere is asked here
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection((own, port), timeout=1.0):
+                return True
+        except OSError:
+            time.sleep(0.1)
+    return False
+
+
 def check_binding(address: str, password: str | None) -> None:
     """Raises UsageError for an address that others can reach when no password is set."""
     if not is_local(address) and not password:
@@ -129,10 +144,16 @@ def main(models_dir: str | Path, port: int = DEFAULT_PORT, host: str = "127.0.0.
     app = build_app(standalone, password)
     chosen = free_port(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{chosen}/"
-    sys.stdout.write(f"Modelsmith: {address}  (models: {standalone.models})\n")
-    sys.stdout.flush()
-    if open_page:
-        threading.Timer(1.0, webbrowser.open, [address]).start()
+
+    def announce() -> None:
+        # Not before the server answers: a page that is opened too early says only that nobody is there.
+        if answers(host, chosen):
+            sys.stdout.write(f"Modelsmith: {address}  (models: {standalone.models})\n")
+            sys.stdout.flush()
+            if open_page:
+                webbrowser.open(address)
+
+    threading.Thread(target=announce, name="modelsmith-announce", daemon=True).start()
     ahead = threading.Timer(IMPORT_AFTER, import_ahead)
     ahead.daemon = True
     ahead.start()

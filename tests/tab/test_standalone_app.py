@@ -15,7 +15,8 @@ from modelsmith import demo
 from modelsmith.errors import UsageError
 from modelsmith_webui.hosts.standalone import Jobs, StandaloneHost
 from modelsmith_webui.library import library_of
-from modelsmith_webui.standalone import build_app, check_binding, free_port, is_local, run
+from modelsmith_webui import standalone
+from modelsmith_webui.standalone import answers, build_app, check_binding, free_port, is_local, run
 from modelsmith_webui.standalone_page import ASSETS, with_head
 
 
@@ -108,6 +109,19 @@ def test_the_command_line_refuses_a_wide_binding(
     assert run(["--models", str(tmp_path / "models"), "--host", "0.0.0.0", "--no-browser"]) == 2
     assert "MODELSMITH_PASSWORD" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_the_address_is_announced_when_somebody_answers_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        monkeypatch.setattr(standalone, "START_SECONDS", 0.3)
+        assert not answers("127.0.0.1", port), "bound, but nobody listens yet"
+        monkeypatch.setattr(standalone, "START_SECONDS", 30.0)
+        opening = threading.Timer(0.4, server.listen)
+        opening.start()
+        assert answers("0.0.0.0", port)
+        opening.join()
 
 
 def test_the_next_free_port_is_taken() -> None:
