@@ -64,7 +64,7 @@ def _tensors(shapes: dict[str, tuple[int, ...]], kind: str) -> Iterator[Tensor]:
     packed = blocks(kind)
     scale = np.full(1 << 16, 0.03, np.float32).tobytes()
     for name, shape in shapes.items():
-        matrix = len(shape) == 2 and name.endswith(".weight") and shape[0] % 128 == 0 and shape[1] % 64 == 0
+        matrix = len(shape) == 2 and name.endswith(".weight") and shape[0] % 128 == 0 and shape[1] % 128 == 0
         if kind in ("F16", "F32") or not matrix:
             yield name, "F32" if kind == "F32" else "F16", shape, plain
             continue

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from convert.helpers import converted, loaded, metadata_of, same_bits, saved, tiny_checkpoint
+from modelsmith.convert import dequantize_gguf, nodes
 from modelsmith.convert.block_bits import scale_runs
 from modelsmith.convert.casts import cast, decode_fp8
 from modelsmith.convert.dequantize_gguf import DECODERS
 from modelsmith.convert.model import open_model
-from modelsmith.convert.nodes import whole
 from modelsmith.convert.precision import parse_precision
 from modelsmith.errors import BadFileError, ModelsmithError, UnknownNameError, UnsafeFileError, UsageError
 from modelsmith.files.gguf import TYPES
@@ -272,22 +272,31 @@ def test_factors_meet_their_runs_wherever_reading_starts(run: int) -> None:
         assert same_bits(scale_runs(piece, factors, run, first), expected[first : first + elements])
 
 
-def test_pieces_are_the_whole(tmp_path: Path) -> None:
-    """Decoding any range gives that range of the whole."""
+@pytest.mark.parametrize("label", ["Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_pieces_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
+    """Decoding any range, at once or piece by piece, gives that range of the whole."""
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "sd1")
-    kind = gguf.GGMLQuantizationType.Q8_0
-    writer.add_tensor("w", gguf.quants.quantize(np.random.default_rng(0).standard_normal((8, 320)).astype("f4"), kind),
-                      raw_dtype=kind)  # fmt: skip
+    kind = getattr(gguf.GGMLQuantizationType, label)
+    block, width = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(0).integers(0, 60, (8, 2048 // block * width), dtype=np.uint8)
+    expected = torch.from_numpy(gguf.quants.dequantize(raw, kind)).reshape(-1)
+    writer.add_tensor("w", raw, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     with open_model(tmp_path / "a.gguf") as model:
         node = model.tensors["w"]
-        flat = whole(node).reshape(-1)
-        for first, elements in ((0, 1), (31, 2), (33, 700), (2559, 1), (5, 0)):
-            assert torch.equal(node.read(first, elements), flat[first : first + elements])
+        for tile in (1 << 19, 512, 300):
+            monkeypatch.setattr(nodes, "TILE", tile)
+            monkeypatch.setattr(dequantize_gguf, "TILE", tile)
+            for first, elements in ((0, 16384), (0, 1), (31, 2), (33, 700), (255, 513), (5, 0), (300, 16000)):
+                wanted = expected[first : first + elements]
+                assert torch.equal(node.read(first, elements), wanted)
+                pieces = list(nodes.in_pieces(node, first, elements))
+                assert all(len(piece) <= tile for piece in pieces)
+                assert torch.equal(torch.cat([torch.empty(0), *pieces]), wanted)
 
 
 def test_bad_words_are_refused() -> None:

@@ -67,6 +67,8 @@ class LossBook:
             return dict(sorted(self._losses.items()))
 
 
+_SIGNIFICANDS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
 NOTHING = Loss()
 """What a lossless change costs."""
 
@@ -115,7 +117,7 @@ def _measure(source: torch.Tensor, back: torch.Tensor, kind: str, beyond: bool) 
 
 def significand(values: torch.Tensor) -> int:
     """Bits of a value's significand, the hidden one counted; 64 for types that are not floating."""
-    return {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}.get(values.dtype, 64)
+    return _SIGNIFICANDS.get(values.dtype, 64)
 
 
 def _exactly_float(values: torch.Tensor) -> torch.Tensor:

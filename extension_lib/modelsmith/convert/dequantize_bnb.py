@@ -7,6 +7,7 @@ Layout as bitsandbytes' ``QuantState.as_dict(packed=True)`` writes it beside ``N
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from typing import cast
 import torch
 
 from modelsmith.convert.block_bits import pair_table, pairs_of, scale_runs
-from modelsmith.convert.nodes import byte_view, constant_value
+from modelsmith.convert.nodes import Kept, constant_bytes, constant_value, known_info
 from modelsmith.errors import BadFileError
-from modelsmith.files.dtypes import count
+from modelsmith.files.dtypes import count, torch_dtype
 from modelsmith.files.tensors import TensorSource
 
 STATE = ".quant_state.bitsandbytes__"
@@ -66,26 +67,49 @@ class FourBit:
             raise BadFileError(
                 source.header.path, f"tensor {name!r} does not hold {state.shape} four-bit values", _REMEDY
             )
-        levels = constant_value(source, name + ".quant_map").float().reshape(-1)
-        self._absmax = _block_maxima(source, name, state)
-        blocks = -(-count(state.shape) // state.blocksize)
-        if scheme == "fp4" and len(levels) == 16:
-            levels = levels.clone()
-            levels[8] = -0.0  # the sign bit with no magnitude: the table has 0, the kernels give -0
-        if len(levels) != 16 or len(self._absmax) != blocks:
-            raise BadFileError(source.header.path, f"the tables of tensor {name!r} have the wrong length", _REMEDY)
-        self._pairs = pair_table(levels, upper_first=True)
+        _check_tables(source, name, state)
+        levels = source.info(name + ".quant_map")
+        self._pairs = _pairs(constant_bytes(source, name + ".quant_map"), levels.dtype, scheme)
+        self._absmax = Kept(lambda: _block_maxima(source, name, state))
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         """Decode a range; the upper half of a byte is the earlier value."""
         begin, end = first // 2, -(-(first + elements) // 2)
         packed = self._source.load_flat(self._name, begin, end - begin)
-        values = pairs_of(self._pairs, packed)[first - 2 * begin :][:elements]
-        return scale_runs(values, self._absmax, self._blocksize, first)
+        values = pairs_of(self._pairs, packed)
+        if len(values) != elements:
+            values = values[first - 2 * begin :][:elements]
+        scaled = scale_runs(values, self._absmax.value(), self._blocksize, first)
+        if first + elements >= count(self.shape):
+            self._absmax.drop()
+        return scaled
+
+
+@functools.lru_cache(maxsize=16)
+def _pairs(levels: bytes, kind: str, scheme: str) -> torch.Tensor:
+    """The table of :func:`pair_table` for 16 levels: a model has the same for all its weights."""
+    known = torch.frombuffer(bytearray(levels), dtype=torch_dtype(kind)).float()
+    if scheme == "fp4":
+        known[8] = -0.0  # the sign bit with no magnitude: the table has 0, the kernels give -0
+    return pair_table(known, upper_first=True)
+
+
+def _check_tables(source: TensorSource, name: str, state: _State) -> None:
+    """Raise BadFileError where the tables beside a weight are missing or not as long as they must be."""
+    absmax = known_info(source, name + ".absmax")
+    blocks = -(-count(state.shape) // state.blocksize)
+    if count(known_info(source, name + ".quant_map").shape) != 16 or count(absmax.shape) != blocks:
+        raise BadFileError(source.header.path, f"the tables of tensor {name!r} have the wrong length", _REMEDY)
+    if absmax.dtype != "U8":
+        return
+    outer = -(-blocks // state.nested_blocksize)
+    levels = known_info(source, name + ".nested_quant_map")
+    if count(levels.shape) != 256 or count(known_info(source, name + ".nested_absmax").shape) != outer:
+        raise BadFileError(source.header.path, f"the nested tables of tensor {name!r} are incomplete", _REMEDY)
 
 
 def _read_state(source: TensorSource, name: str, scheme: str) -> _State:
-    raw = bytes(byte_view(constant_value(source, f"{name}{STATE}{scheme}")))
+    raw = constant_bytes(source, f"{name}{STATE}{scheme}")
     try:
         parsed: object = json.loads(raw)
         if not isinstance(parsed, dict):
@@ -114,7 +138,5 @@ def _block_maxima(source: TensorSource, name: str, state: _State) -> torch.Tenso
         return absmax.float()
     levels = constant_value(source, name + ".nested_quant_map").float().reshape(-1)
     outer = constant_value(source, name + ".nested_absmax").float().reshape(-1)
-    if len(levels) != 256 or len(outer) != -(-len(absmax) // state.nested_blocksize):
-        raise BadFileError(source.header.path, f"the nested tables of tensor {name!r} are incomplete", _REMEDY)
     spread = outer.repeat_interleave(state.nested_blocksize)[: len(absmax)]
     return levels[absmax.int()] * spread + torch.tensor(state.nested_offset, dtype=torch.float32)

@@ -7,6 +7,7 @@ JSON that names the format; the header's ``_quantization_metadata`` may name it 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 
 from modelsmith.convert.block_bits import pair_table, pairs_of, scale_runs
 from modelsmith.convert.casts import decode_fp8
-from modelsmith.convert.nodes import Kept, Node, Stored, byte_view, constant_value
+from modelsmith.convert.nodes import Kept, Node, Stored, constant_bytes, constant_value
 from modelsmith.errors import BadFileError
 from modelsmith.files.dtypes import count
 from modelsmith.files.tensors import TensorSource
@@ -103,7 +104,7 @@ def _facts(source: TensorSource, layer: str, told: Mapping[str, object]) -> _Fac
     """The layer's own word, that of the header, or what its types tell; None for a plain weight."""
     tensors = source.header.tensors
     if layer + ".comfy_quant" in tensors:
-        raw = bytes(byte_view(constant_value(source, layer + ".comfy_quant")))
+        raw = constant_bytes(source, layer + ".comfy_quant")
         try:
             parsed: object = json.loads(raw)
         except (ValueError, RecursionError):
@@ -173,11 +174,11 @@ class Nvfp4(_Blocks):
 
         def total() -> torch.Tensor:
             kind = getattr(torch, "float8_e4m3fn")  # noqa: B009 - older type stubs do not know it
-            return decode_fp8(unswizzled(scales, rows, columns // 16).view(kind)) * whole
+            return decode_fp8(unswizzled(scales(), rows, columns // 16).view(kind)) * whole
 
         super().__init__((_true_rows(source, layer, rows, 16), columns), 16, total)
         self._source, self._name = source, name
-        self._pairs = pair_table(torch.tensor(_E2M1), upper_first=True)
+        self._pairs = _e2m1_pairs()
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         begin, end = first // 2, -(-(first + elements) // 2)
@@ -185,6 +186,11 @@ class Nvfp4(_Blocks):
         values = self._scaled(pairs_of(self._pairs, packed)[first - 2 * begin :][:elements], first)
         self._settle(first, elements)
         return values
+
+
+@functools.cache
+def _e2m1_pairs() -> torch.Tensor:
+    return pair_table(torch.tensor(_E2M1), upper_first=True)
 
 
 class Mxfp8(_Blocks):
@@ -198,7 +204,7 @@ class Mxfp8(_Blocks):
         scales = _scale_bytes(source, layer + ".weight_scale", rows, columns)
 
         def powers() -> torch.Tensor:
-            codes = unswizzled(scales, rows, columns)
+            codes = unswizzled(scales(), rows, columns)
             found = torch.ldexp(torch.ones(codes.shape), codes.int() - 127)
             return torch.where(codes == 255, torch.nan, found)
 
@@ -250,17 +256,15 @@ def _true_rows(source: TensorSource, layer: str, rows: int, step: int) -> int:
     return wanted if 0 < wanted < rows and -(-wanted // step) * step == rows else rows
 
 
-def _scale_bytes(source: TensorSource, name: str, rows: int, columns: int) -> torch.Tensor:
-    """The one-byte scales of a weight as they lie in the file, filled up to whole tiles."""
+def _scale_bytes(source: TensorSource, name: str, rows: int, columns: int) -> Callable[[], torch.Tensor]:
+    """What reads the one-byte scales of a weight as they lie in the file, filled up to whole tiles."""
     if name not in source.header.tensors:
         raise _wrong(source, name, "is missing")
     info = source.info(name)
     wanted = -(-rows // 128) * 128 * (-(-columns // 4) * 4)
     if info.nbytes != wanted:
         raise _wrong(source, name, f"has {info.nbytes} bytes where {wanted} belong")
-    raw = torch.empty(info.nbytes, dtype=torch.uint8)
-    source.file_of(info).read_into(byte_view(raw), info.start)
-    return raw
+    return lambda: torch.frombuffer(bytearray(constant_bytes(source, name)), dtype=torch.uint8)
 
 
 def _wrong(source: TensorSource, name: str, what: str) -> BadFileError:

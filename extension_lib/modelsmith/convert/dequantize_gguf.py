@@ -8,7 +8,7 @@ of the multiplications is the reference's, since it decides the last bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from modelsmith.convert.block_bits import (
     scaled,
 )
 from modelsmith.convert.casts import TILE
-from modelsmith.convert.nodes import byte_view
+from modelsmith.convert.nodes import array_of, tensor_of
 from modelsmith.errors import BadFileError
 from modelsmith.files.gguf import TYPES
 from modelsmith.files.tensors import TensorSource
@@ -101,31 +101,39 @@ def _q3_k(blocks: torch.Tensor) -> torch.Tensor:
     return scaled(lowered(values, 4), scales.mul_(halves(blocks, 108)))
 
 
-def _six_bit_scales(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _six_bit_scales(blocks: torch.Tensor) -> torch.Tensor:
     """Eight factors and eight floors of Q4_K and Q5_K: 6 bits each in 12 bytes (``get_scale_min_k4``), times d, dmin.
 
-    Four bytes at once, and by numpy, whose calls cost less than torch's on arrays as small as these.
+    Gives [2, n, 8]. Four bytes at once, and by numpy, whose calls cost less than torch's on arrays as small as these.
     """
-    heads = np.frombuffer(byte_view(blocks), np.int32).reshape(len(blocks), -1)
-    first, second, third = heads[:, 1], heads[:, 2], heads[:, 3]
+    heads = array_of(blocks).view(np.int32)[:, :4].T.copy()  # d and dmin, then three words of scales
     words = np.empty((2, len(blocks), 2), np.int32)
-    words[0, :, 0] = first & 0x3F3F3F3F
-    words[0, :, 1] = (third & 0x0F0F0F0F) | ((first >> 2) & 0x30303030)
-    words[1, :, 0] = second & 0x3F3F3F3F
-    words[1, :, 1] = ((third >> 4) & 0x0F0F0F0F) | ((second >> 2) & 0x30303030)
-    factors, floors = torch.frombuffer(words.data, dtype=torch.uint8).float().view(2, -1, 8)
-    return factors.mul_(halves(blocks)), floors.mul_(halves(blocks, 2))
+    np.bitwise_and(heads[1:3], 0x3F3F3F3F, out=words[:, :, 0])
+    upper = (heads[1:3] >> 2) & 0x30303030
+    upper[0] |= heads[3] & 0x0F0F0F0F
+    upper[1] |= (heads[3] >> 4) & 0x0F0F0F0F
+    words[:, :, 1] = upper
+    found = words.view(np.uint8).reshape(2, -1).astype(np.float32)
+    found *= np.repeat(heads[0].view(np.float16).astype(np.float32).reshape(-1, 2).T, 8, axis=1)
+    return tensor_of(found).view(2, -1, 8)
+
+
+def _q4_k_body(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    values = nibbles(cut(blocks, 16, 144), 32).view(torch.uint8)
+    return lowered_by(scaled(values, scales[0]), scales[1])
+
+
+def _q5_k_body(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    values = nibbles(cut(blocks, 48, 176), 32).bitwise_or_(fields(cut(blocks, 16, 48), 1) << 4)
+    return lowered_by(scaled(values.view(torch.uint8), scales[0]), scales[1])
 
 
 def _q4_k(blocks: torch.Tensor) -> torch.Tensor:
-    factors, floors = _six_bit_scales(blocks)
-    return lowered_by(scaled(nibbles(cut(blocks, 16, 144), 32).view(torch.uint8), factors), floors)
+    return _q4_k_body(blocks, _six_bit_scales(blocks))
 
 
 def _q5_k(blocks: torch.Tensor) -> torch.Tensor:
-    factors, floors = _six_bit_scales(blocks)
-    values = nibbles(cut(blocks, 48, 176), 32).bitwise_or_(fields(cut(blocks, 16, 48), 1) << 4)
-    return lowered_by(scaled(values.view(torch.uint8), factors), floors)
+    return _q5_k_body(blocks, _six_bit_scales(blocks))
 
 
 def _q6_k(blocks: torch.Tensor) -> torch.Tensor:
@@ -141,8 +149,13 @@ DECODERS: Mapping[str, Decoder] = {
 }  # fmt: skip
 """Every block type that can be read, by ggml's name."""
 
+_TWO_STEPS: Mapping[str, tuple[Decoder, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
+    "Q4_K": (_six_bit_scales, _q4_k_body),
+    "Q5_K": (_six_bit_scales, _q5_k_body),
+}
+"""Types whose scales are worth reading for many blocks at once, and what decodes blocks with their scales."""
+
 _SHAPES = {name: (block, width) for name, block, width in TYPES.values()}
-_AT_ONCE = TILE  # values decoded together
 
 
 class GgufBlocks:
@@ -160,22 +173,45 @@ class GgufBlocks:
             )
         self.shape = info.shape
         self._decode = DECODERS[info.dtype]
+        self._two_steps = _TWO_STEPS.get(info.dtype)
         self._block, self._width = _SHAPES[info.dtype]
         self._file = source.file_of(info)
         self._start = info.start
 
+    def _raw(self, begin: int, end: int) -> torch.Tensor:
+        """The bytes of blocks ``begin`` to ``end``: [n, width]."""
+        found = np.empty((end - begin, self._width), np.uint8)
+        if end > begin:
+            self._file.read_into(found.reshape(-1).data, self._start + begin * self._width)
+        return tensor_of(found)
+
     def read(self, first: int, elements: int) -> torch.Tensor:
         """Decode the blocks that hold the range and cut it out."""
+        if elements > TILE:
+            out, done = torch.empty(elements), 0
+            for values in self.pieces(first, elements):
+                out[done : done + len(values)] = values
+                done += len(values)
+            return out
         begin = first // self._block
-        end = -(-(first + elements) // self._block)
-        raw = torch.empty((end - begin, self._width), dtype=torch.uint8)
-        if elements:
-            self._file.read_into(byte_view(raw), self._start + begin * self._width)
-        step = max(1, _AT_ONCE // self._block)
-        if end - begin <= step + 1:
-            return self._decode(raw).reshape(-1)[first - begin * self._block :][:elements]
-        out = torch.empty((end - begin, self._block))
-        for row in range(0, end - begin, step):
-            out[row : row + step] = self._decode(raw[row : row + step])
+        decoded = self._decode(self._raw(begin, -(-(first + elements) // self._block))).reshape(-1)
         skipped = first - begin * self._block
-        return out.reshape(-1)[skipped : skipped + elements]
+        return decoded if len(decoded) == elements else decoded[skipped : skipped + elements]
+
+    def pieces(self, first: int, elements: int) -> Iterator[torch.Tensor]:
+        """Decode a range piece by piece; its bytes are read at once, and so are the scales where that is quicker."""
+        begin = first // self._block
+        raw = self._raw(begin, -(-(first + elements) // self._block))
+        scales = self._two_steps[0](raw) if self._two_steps is not None else None
+        skipped, done, at = first - begin * self._block, 0, 0
+        while done < elements:
+            wanted = min(TILE, elements - done)
+            rows = -(-(skipped + wanted) // self._block)
+            blocks = raw[at : at + rows]
+            if self._two_steps is not None and scales is not None:
+                values = self._two_steps[1](blocks, scales[:, at : at + rows])
+            else:
+                values = self._decode(blocks)
+            yield values.reshape(-1)[skipped : skipped + wanted]
+            done += wanted
+            at, skipped = at + (skipped + wanted) // self._block, (skipped + wanted) % self._block

@@ -7,13 +7,17 @@ passes through little memory.  Nodes are read by several threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from modelsmith.convert.casts import TILE
 from modelsmith.errors import BadFileError
-from modelsmith.files.dtypes import count, dtype, dtype_of
+from modelsmith.files.dtypes import count, dtype, dtype_of, torch_dtype
+from modelsmith.files.header import TensorInfo
 from modelsmith.files.tensors import TensorSource, is_strided
 
 T = TypeVar("T")
@@ -47,8 +51,24 @@ def read_into(node: Node, first: int, out: torch.Tensor) -> None:
     direct = getattr(node, "read_into", None)
     if direct is not None:
         direct(first, out)
-    else:
-        out.copy_(node.read(first, len(out)))
+        return
+    done = 0
+    for values in in_pieces(node, first, len(out)):
+        out[done : done + len(values)] = values
+        done += len(values)
+
+
+def in_pieces(node: Node, first: int, elements: int) -> Iterator[torch.Tensor]:
+    """A range of a node's values in pieces that fit the cache, of ``TILE`` values but for the last.
+
+    A node may have a method ``pieces`` of this form, which then saves what can be done once for the whole range.
+    """
+    own = getattr(node, "pieces", None)
+    if own is not None and elements > TILE:
+        yield from own(first, elements)
+        return
+    for begin in range(0, elements, TILE):
+        yield node.read(first + begin, min(TILE, elements - begin))
 
 
 class Kept(Generic[T]):
@@ -81,6 +101,7 @@ class Stored:
         info = source.info(name)
         self.dtype = info.dtype
         self.shape = info.shape
+        self._info = info
         self._whole = Kept(lambda: source.load(name).reshape(-1)) if is_strided(info) else None
 
     @property
@@ -90,7 +111,11 @@ class Stored:
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         if self._whole is None:
-            return self._source.load_flat(self.name, first, elements)
+            width = dtype(self.dtype).itemsize
+            raw = np.empty(elements * width, np.uint8)
+            if elements:
+                self._source.file_of(self._info).read_into(raw.data, self._info.start + first * width)
+            return tensor_of(raw).view(torch_dtype(self.dtype))
         found = self._whole.value()[first : first + elements].clone()
         if first + elements >= count(self.shape):
             self._whole.drop()
@@ -192,14 +217,41 @@ def nbytes(node: Node) -> int:
     return count(node.shape) * dtype(node.dtype).itemsize
 
 
-def constant_value(source: TensorSource, name: str) -> torch.Tensor:
-    """Read a small tensor that others depend on (a scale, a table). Raises BadFileError where it is missing."""
+def known_info(source: TensorSource, name: str) -> TensorInfo:
+    """Where a small tensor that others depend on lies. Raises BadFileError where it is missing."""
     if name not in source.header.tensors:
         raise BadFileError(source.header.path, f"it lacks tensor {name!r}, which others need", "Download it again")
+    return source.info(name)
+
+
+def constant_bytes(source: TensorSource, name: str) -> bytes:
+    """The bytes of a small tensor, row-major. Raises BadFileError where it is missing."""
+    info = known_info(source, name)
+    if is_strided(info):
+        return bytes(byte_view(source.load(name)))
+    raw = bytearray(info.nbytes)
+    source.file_of(info).read_into(memoryview(raw), info.start)
+    return bytes(raw)
+
+
+def constant_value(source: TensorSource, name: str) -> torch.Tensor:
+    """Read a small tensor that others depend on (a scale, a table). Raises BadFileError where it is missing."""
+    known_info(source, name)
     return source.load(name)
+
+
+def array_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """The same memory as an array; torch's stubs do not say of what."""
+    untyped: Any = tensor
+    return untyped.numpy()
+
+
+def tensor_of(array: npt.NDArray[Any]) -> torch.Tensor:
+    """The same memory as a tensor."""
+    untyped: Any = torch
+    return untyped.from_numpy(array)
 
 
 def byte_view(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor, without a copy."""
-    flat = tensor.reshape(-1).view(torch.uint8)
-    return memoryview(cast(bytearray, flat.numpy()))  # pyright: ignore[reportUnknownMemberType]
+    return array_of(tensor.reshape(-1).view(torch.uint8)).data

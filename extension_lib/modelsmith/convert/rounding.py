@@ -9,7 +9,6 @@ are not finite, or that the target cannot reach, take the careful way.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,6 @@ import torch
 from modelsmith.convert.casts import (
     NOTHING,
     OVERFLOW,
-    TILE,
     Loss,
     LossBook,
     cast,
@@ -26,7 +24,7 @@ from modelsmith.convert.casts import (
     fp8_types,
     significand,
 )
-from modelsmith.convert.nodes import Node
+from modelsmith.convert.nodes import Node, array_of, in_pieces, tensor_of
 from modelsmith.files.dtypes import dtype_of, torch_dtype
 
 _SIXTEEN = frozenset({torch.float16, torch.bfloat16})
@@ -55,10 +53,10 @@ class Cast:
 
     def read_into(self, first: int, out: torch.Tensor) -> None:
         """Round the values from the ``first`` on into a flat tensor of the node's type."""
-        for begin in range(0, len(out), TILE):
-            piece = out[begin : begin + TILE]
-            values = self._inner.read(first + begin, len(piece))
-            self._book.add(self._name, cast_into(values, piece, clip=self._clip))
+        done = 0
+        for values in in_pieces(self._inner, first, len(out)):
+            self._book.add(self._name, cast_into(values, out[done : done + len(values)], clip=self._clip))
+            done += len(values)
 
 
 def cast_into(values: torch.Tensor, out: torch.Tensor, *, clip: bool = False) -> Loss:
@@ -132,18 +130,12 @@ def _to_fp8(values: torch.Tensor, out: torch.Tensor) -> Loss | None:
     low, high = _extremes(decode_fp8(out, may_hold_nan=False).sub_(values))
     zeros = _fp8_zeros(out)
     if zeros:
-        zeros -= int(np.count_nonzero(_array(values) == 0))
+        zeros -= int(np.count_nonzero(array_of(values) == 0))
     return Loss(largest_error=max(-low, high, 0.0), vanished=zeros)
 
 
-def _array(values: torch.Tensor) -> npt.NDArray[Any]:
-    """The same memory as an array; torch's stubs do not say of what."""
-    untyped: Any = values
-    return untyped.numpy()
-
-
 def _bytes(values: torch.Tensor) -> npt.NDArray[np.uint8]:
-    return _array(values.view(torch.uint8))
+    return array_of(values.view(torch.uint8))
 
 
 def _fp8_zeros(codes: torch.Tensor) -> int:
@@ -175,14 +167,14 @@ class BitTable:
         entries[special] = _SPECIAL
         self._errors = half[order]
         self._smallest = float(decoded[decoded > 0].min())
-        self._entries = _array(entries)
+        self._entries = array_of(entries)
 
     def round_into(self, values: torch.Tensor, out: torch.Tensor) -> Loss | None:
         """Look values of the source type up; None where they need more care, ``out`` is then void.
 
         That is where some are not finite or out of reach, or where hardly any is large enough for the target.
         """
-        bits = _array(values.view(torch.int16)).view(np.uint16)
+        bits = array_of(values.view(torch.int16)).view(np.uint16)
         found = np.empty(len(bits), dtype=np.int32)
         np.take(self._entries, bits, out=found, mode="clip")
         largest = int(found.max())
@@ -192,7 +184,7 @@ class BitTable:
         vanished = int(np.count_nonzero(found < 0))
         if vanished and error < self._smallest / 2:
             return None  # the largest error may be that of a value that vanished
-        out.view(torch.uint8).copy_(torch.from_numpy(found))  # pyright: ignore[reportUnknownMemberType]
+        out.view(torch.uint8).copy_(tensor_of(found))
         return Loss(largest_error=error, vanished=vanished)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from modelsmith.convert.casts import FP8_LIMIT, TILE, Loss, LossBook
-from modelsmith.convert.nodes import Kept, Node
+from modelsmith.convert.casts import FP8_LIMIT, Loss, LossBook
+from modelsmith.convert.nodes import Kept, Node, in_pieces
 from modelsmith.convert.rounding import BitTable, cast_into
 from modelsmith.files.dtypes import count, torch_dtype
 
@@ -22,8 +22,7 @@ class Scale:
     def _compute(self) -> torch.Tensor:
         size = count(self._node.shape)
         largest = 0.0
-        for first in range(0, size, TILE):
-            values = self._node.read(first, min(TILE, size - first))
+        for values in in_pieces(self._node, 0, size):
             low, high = (float(side) for side in torch.aminmax(values))
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 values = torch.nan_to_num(values.float(), 0.0, 0.0, 0.0)
@@ -65,9 +64,10 @@ class ScaledWeight:
     def read_into(self, first: int, out: torch.Tensor) -> None:
         """Divide and round a range into a flat tensor of e4m3."""
         scale = self._scale.value()
-        for begin in range(0, len(out), TILE):
-            piece = out[begin : begin + TILE]
-            values = self._node.read(first + begin, len(piece))
+        done = 0
+        for values in in_pieces(self._node, first, len(out)):
+            piece = out[done : done + len(values)]
+            done += len(values)
             loss = self._table.value().round_into(values, piece) if self._table is not None else None
             if loss is None:
                 loss = cast_into(values.float() / scale, piece)

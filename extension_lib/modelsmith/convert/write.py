@@ -1,8 +1,9 @@
-"""Writes a table of nodes as one .safetensors file: two threads read, compute and write, one hashes."""
+"""Writes a table of nodes as one .safetensors file: a few threads read, compute and write, one hashes."""
 
 from __future__ import annotations
 
 import bisect
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from modelsmith.convert.casts import TILE, Loss, LossBook
+from modelsmith.convert.casts import Loss, LossBook
 from modelsmith.convert.model import Model
 from modelsmith.convert.nodes import Node, Stored, read_into
 from modelsmith.errors import BadFileError, Cancelled, UsageError
@@ -23,7 +24,6 @@ from modelsmith.files.writer import Chunk, Entry, StreamingWriter, WriterOptions
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-_WORKERS = 2
 _CHECKED = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -62,7 +62,8 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
     started = time.monotonic()
     order = sorted(model.tensors, key=lambda name: -DTYPES[model.tensors[name].dtype].itemsize)
     entries = [Entry(name, model.tensors[name].dtype, model.tensors[name].shape) for name in order]
-    with StreamingWriter(target, entries, model.metadata, WriterOptions(overwrite=chosen.overwrite)) as writer:
+    writing = WriterOptions(overwrite=chosen.overwrite, buffers=_workers() + 4)
+    with StreamingWriter(target, entries, model.metadata, writing) as writer:
         _Run(writer, [model.tensors[name] for name in order], book, chosen).run()
         model.check_unchanged()
         written = writer.finish()
@@ -75,6 +76,11 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
         book.losses(),
         tuple(model.notes),
     )
+
+
+def _workers() -> int:
+    """One more than there are cores, for one of them waits for the disk most of the time."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def _keep_memory() -> None:
@@ -118,8 +124,8 @@ class _Run:
             torch.set_num_threads(before)
 
     def _run_threads(self) -> None:
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="modelsmith-convert") as pool:
-            futures = [pool.submit(self._work) for _ in range(_WORKERS)]
+        with ThreadPoolExecutor(_workers(), thread_name_prefix="modelsmith-convert") as pool:
+            futures = [pool.submit(self._work) for _ in range(_workers())]
             try:
                 failures = [error for future in futures if (error := future.exception()) is not None]
             except BaseException:
@@ -134,11 +140,12 @@ class _Run:
         torch.set_num_threads(1)
         torch.get_num_threads()
         try:
-            while (chunk := self._writer.acquire()) is not None:
-                self._fill(chunk)
-                size = len(chunk.view)
-                self._writer.submit(chunk)
-                self._tell(size)
+            with torch.inference_mode():  # a tensor's views then cost less
+                while (chunk := self._writer.acquire()) is not None:
+                    self._fill(chunk)
+                    size = len(chunk.view)
+                    self._writer.submit(chunk)
+                    self._tell(size)
         except BaseException:
             self._writer.stop()
             raise
@@ -171,11 +178,8 @@ class _Run:
             source.file_of(info).read_into(view, info.start + offset)
             self._check(entry, torch.frombuffer(view, dtype=torch_dtype(entry.dtype)))
             return
-        if not elements:
-            return
-        out = torch.frombuffer(view, dtype=torch_dtype(entry.dtype))
-        for begin in range(0, elements, TILE):
-            read_into(node, first + begin, out[begin : begin + TILE])
+        if elements:
+            read_into(node, first, torch.frombuffer(view, dtype=torch_dtype(entry.dtype)))
 
     def _check(self, entry: Entry, values: torch.Tensor) -> None:
         """Note values that are not finite, in tensors that are copied as they are."""
