@@ -13,9 +13,9 @@ import pytest
 
 from modelsmith import demo
 from modelsmith.errors import UsageError
+from modelsmith_webui import standalone
 from modelsmith_webui.hosts.standalone import Jobs, StandaloneHost
 from modelsmith_webui.library import library_of
-from modelsmith_webui import standalone
 from modelsmith_webui.standalone import answers, build_app, check_binding, free_port, is_local, run
 from modelsmith_webui.standalone_page import ASSETS, with_head
 
