@@ -142,7 +142,11 @@ def test_fp8_rounds_as_torch_and_saturates(kind: str, name: str) -> None:
     assert bool(out.float()[3].isnan()) and float(out.float()[4]) == limit
     assert (loss.clipped, loss.nan, loss.infinite) == (2, 1, 1)
     codes = torch.arange(256, dtype=torch.uint8).view(torch_kind)
-    assert torch.equal(decode_fp8(codes).nan_to_num(1e9), codes.float().nan_to_num(1e9))
+    for scale in (1.0, 0.3, -2.5e-7, 3e37, torch.inf, 1e-42):
+        factor = torch.tensor(scale)
+        assert torch.equal(
+            decode_fp8(codes, scale=float(factor)).nan_to_num(1e9), (codes.float() * factor).nan_to_num(1e9)
+        )
 
 
 def test_doubles_are_rounded_once() -> None:

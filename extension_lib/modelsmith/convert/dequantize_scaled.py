@@ -52,6 +52,7 @@ class ScaledFp8:
         self._inner: Node = Stored(source, name)
         self.shape = self._inner.shape
         self._scale = constant_value(source, scale).float().reshape(-1)
+        self._one = float(self._scale[0]) if len(self._scale) == 1 else 1.0
         rows = self.shape[0] if self.shape else 1
         if len(self._scale) not in (1, rows):
             raise BadFileError(
@@ -63,7 +64,7 @@ class ScaledFp8:
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         """Decode a range."""
-        values = decode_fp8(self._inner.read(first, elements))
+        stored = self._inner.read(first, elements)
         if len(self._scale) == 1:
-            return values.mul_(self._scale)
-        return scale_runs(values, self._scale, max(1, self._row), first)
+            return decode_fp8(stored, scale=self._one)
+        return scale_runs(decode_fp8(stored), self._scale, max(1, self._row), first)
