@@ -12,35 +12,44 @@
     };
     const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-    // A mark in the corner of a selector leaves the selector's label its room. Where that is too little for its text,
-    // the short form stands there alone.
+    // A mark in the corner of a selector stands in the line of the selector's label and leaves it its room. Where that is
+    // too little for its text, the short form stands there alone. Labels come and go, so it is looked at again and again.
     const corners = new Map();
     const LEAST_TEXT = 72; // pixels: less holds no word, only the beginning of one
 
-    function fitBesideLabel(holder, mark) {
+    function fitBesideLabel(mark, holder) {
         const label = holder.querySelector("[data-testid=block-info], label > span");
-        const all = holder.getBoundingClientRect();
-        mark.textContent = mark.dataset.full;
-        if (!label || !all.width) return;
+        if (!label) return;
         const text = document.createRange();
         text.selectNodeContents(label);
-        const room = Math.max(28, all.right - text.getBoundingClientRect().right - 16);
+        const all = holder.getBoundingClientRect(), line = text.getBoundingClientRect();
+        const seen = [all.width, line.width, line.right - all.left, line.top - all.top, mark.dataset.full].join();
+        if (!all.width || !line.width || mark.dataset.fitted === seen) return;
+        mark.dataset.fitted = seen;
+        mark.textContent = mark.dataset.full;
+        const room = Math.max(28, all.right - line.right - 16);
         mark.style.maxWidth = room + "px";
         const cut = mark.scrollWidth > mark.clientWidth;
         if (cut && room < LEAST_TEXT && mark.dataset.short) mark.textContent = mark.dataset.short;
+        mark.style.top = Math.round(line.top + line.height / 2 - mark.offsetHeight / 2 - all.top) + "px";
     }
 
     function besideLabel(holder, mark, full, short) {
         mark.dataset.full = full;
         mark.dataset.short = short;
         corners.set(mark, holder);
-        fitBesideLabel(holder, mark);
+        if (!mark.textContent) mark.textContent = full;
+        fitBesideLabel(mark, holder);
     }
 
-    window.addEventListener("resize", () => corners.forEach((holder, mark) => {
-        if (mark.isConnected) fitBesideLabel(holder, mark);
-        else corners.delete(mark);
-    }));
+    function tendCorners() {
+        corners.forEach((holder, mark) => {
+            if (mark.isConnected) fitBesideLabel(mark, holder);
+            else corners.delete(mark);
+        });
+    }
+
+    window.addEventListener("resize", tendCorners);
 
     function element(name, css, text, attributes) {
         const made = document.createElement(name);
@@ -210,6 +219,8 @@
         awaited.delete(place);
         place.classList.remove("ms-asking");
     }
+
+    onTend(tendCorners);
 
     // A name that is cut off is told in full.
     onTend(() => root().querySelectorAll("#modelsmith_views .secondary-wrap input").forEach(field => {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Request
@@ -17,13 +19,16 @@ from modelsmith_webui.api_jobs import add_job_routes
 from modelsmith_webui.api_language import error_json, in_asked_language, language, spoken, take_language, texts
 from modelsmith_webui.api_probe import add_probe_route
 from modelsmith_webui.api_vae import add_vae_routes
-from modelsmith_webui.host import Host, LoadedStatus, find_file
+from modelsmith_webui.host import Host, LoadedStatus, ModelFile, find_file
 from modelsmith_webui.library import library_of
 from modelsmith_webui.page_token import PAGE_TOKEN
 from modelsmith_webui.tab.texts import Texts
 
 PREFIX = "/modelsmith/v1"
 TOKEN_HEADER = "x-modelsmith-token"
+# A webui empties its list of checkpoints while it reads it anew, as Forge does when its page is opened; and then the
+# page asks about the one that is chosen. Seconds between the looks.
+PAGE_PATIENCE = (0.2, 0.4, 0.8, 1.6)
 
 __all__ = ["PAGE_TOKEN", "PREFIX", "TOKEN_HEADER", "add_routes"]
 
@@ -70,6 +75,15 @@ def _override(body: dict[str, Any]) -> Override:
     return found
 
 
+def _listed(host: Host, name: str, patience: Sequence[float]) -> ModelFile:
+    """The host's file of a name; looked for again after each of the waits. Raises UnknownNameError."""
+    for seconds in patience:
+        with contextlib.suppress(UnknownNameError):
+            return find_file(host.model_files(), name)
+        time.sleep(seconds)
+    return find_file(host.model_files(), name)
+
+
 def _advice_text(advice: Advice, tr: Texts) -> str:
     return " ".join(tr(TEXTS[key], **values) for key, values in advice.messages)
 
@@ -85,10 +99,11 @@ def add_routes(app: Any, host: Host) -> None:
     dependencies = [Depends(_guard(_credentials())), Depends(take_language)]
     router = APIRouter(prefix=PREFIX, dependencies=dependencies, tags=["modelsmith"])
 
-    def get_identify(name: str) -> dict[str, Any]:
+    def get_identify(name: str, request: Request) -> dict[str, Any]:
         """What a model file of the host is, with evidence: one report."""
+        of_page = secrets.compare_digest(request.headers.get(TOKEN_HEADER, ""), PAGE_TOKEN)
         try:
-            return identify(find_file(host.model_files(), name).path).to_json(language())
+            return identify(_listed(host, name, PAGE_PATIENCE if of_page else ()).path).to_json(language())
         except UnknownNameError as error:
             raise HTTPException(404, error_json(error)) from error
 

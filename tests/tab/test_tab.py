@@ -314,7 +314,7 @@ def test_models_that_do_not_fit_are_refused(host: StandaloneHost, tmp_path: Path
     lora = {f"lora_unet_x_{n}.lora_{side}.weight": ("F16", (4, 4)) for n in range(3) for side in ("up", "down")}
     write_header_only(tmp_path / "lora.safetensors", lora)
     plan, _ = merge_view(host).show_plan("", *values(b="lora.safetensors"))
-    assert 'role="alert"' in plan and "lora.safetensors" in plan
+    assert 'role="alert"' in plan and "lora: model B is a LoRA" in plan
 
 
 def test_a_merge_writes_the_file_and_offers_it(host: StandaloneHost) -> None:

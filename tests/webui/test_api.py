@@ -136,3 +136,22 @@ def test_the_page_passes_with_its_token(guarded: TestClient) -> None:
     right = guarded.get("/modelsmith/v1/status", headers={api.TOKEN_HEADER: api.PAGE_TOKEN})
     wrong = guarded.get("/modelsmith/v1/status", headers={api.TOKEN_HEADER: "guess"})
     assert (right.status_code, wrong.status_code) == (200, 401)
+
+
+def test_the_page_waits_for_a_list_that_is_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, app = FakeHost(tmp_path), FastAPI()
+    api.add_routes(app, host)  # type: ignore[arg-type]
+    client, looks = TestClient(app), list[int]()
+
+    def model_files() -> list[ModelFile]:
+        looks.append(len(looks))
+        return host.files if len(looks) > 2 else []
+
+    monkeypatch.setattr(host, "model_files", model_files)
+    monkeypatch.setattr(api, "PAGE_PATIENCE", (0.0, 0.0, 0.0))
+    assert client.get("/modelsmith/v1/identify", params={"name": "tiny"}).status_code == 404
+    assert len(looks) == 1, "a program is answered at once"
+    looks.clear()
+    page = {api.TOKEN_HEADER: api.PAGE_TOKEN}
+    assert client.get("/modelsmith/v1/identify", params={"name": "tiny"}, headers=page).status_code == 200
+    assert client.get("/modelsmith/v1/identify", params={"name": "nothing"}, headers=page).status_code == 404

@@ -266,7 +266,8 @@ class MergeView:
             if form.missing():
                 return [self._hint(form.missing()), insisting]
             names = [name for name in form.models if name]
-            html = refusal_html(error, self.tr, self.remedies.for_error(form, error), names)
+            folder = str(self.host.checkpoint_folder())
+            html = refusal_html(error, self.tr, self.remedies.for_error(form, error), names, folder)
             return [html, self._mix_choices(form) if isinstance(error, PredictionMixError) else insisting]
 
     def _mix_choices(self, form: MergeForm) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -76,15 +77,20 @@ def notice_html(found: Notice, tr: Texts, names: Iterable[str] = ()) -> str:
     return notice_with(found.level, head, tag("details", inner, "ms-listed"))
 
 
-def refusal_html(error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy], names: Iterable[str] = ()) -> str:
-    """Why a merge was not planned, and the ways out, one click away. names: of the models, as the host's list has
-    them."""
+def refusal_html(
+    error: ModelsmithError, tr: Texts, remedies: Sequence[Remedy], names: Iterable[str] = (), folder: str = ""
+) -> str:
+    """Why a merge was not planned, and the ways out, one click away.
+
+    names: of the models, as the host's list has them. folder: where the result goes, which needs no mention.
+    """
     from modelsmith.merge.guard import PredictionMixError
 
     # A name that is taken is what one finds right after a merge: no cause for alarm.
     mild = isinstance(error, PredictionMixError) or any(one.id == "another" for one in remedies)
     kind = "warning" if mild else "error"
-    message, remedy = (plainly(text, names) for text in tr.error(error))
+    told = (text.replace(f"{folder}{os.sep}", "") if folder else text for text in tr.error(error))
+    message, remedy = (plainly(text, names) for text in told)
     return tag("div", notice(kind, message, remedy) + remedy_buttons(remedies), "ms-refusal")
 
 
