@@ -81,7 +81,7 @@
     }
 
     // The page's language and not the browser's: sentences of the API stand beside those of the page.
-    const pageLanguage = () => String(window.modelsmithLanguage ?? (window.opts || {}).localization ?? "").slice(0, 2);
+    const pageLanguage = () => String(window.modelsmithLanguage ?? pageData().language ?? "").slice(0, 2);
 
     function ask(path, body) {
         const headers = {"Accept-Language": pageLanguage() === "ja" ? "ja" : "en"};

@@ -29,9 +29,11 @@
             holder.classList.add("ms-badge-holder");
             holder.append(badge);
         }
-        besideLabel(holder, badge, report.badge, report.badge.split(" ")[0]);
+        const words = report.badge.split(" · ").map(word => tr(word)).join(" · ");
+        besideLabel(holder, badge, words, words.split(" ")[0]);
         badge.title = badgeTooltip(report);
-        badge.setAttribute("aria-label", report.badge);
+        badge.setAttribute("role", "note");
+        badge.setAttribute("aria-label", words);
         const warned = report.error || (report.warnings || []).length || (report.prediction || {}).conflict;
         badge.classList.toggle("ms-warned", Boolean(warned));
     }

@@ -378,3 +378,15 @@ def test_nothing_is_asked_of_another_machine(app: App, tab: ModelsmithPage) -> N
     tab.open(app.url)
     tab.page.wait_for_timeout(1500)
     assert [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
+
+
+def test_the_page_asks_the_api_in_its_own_language(app: App, tab: ModelsmithPage) -> None:
+    asked: list[str] = []
+    tab.page.on("request", lambda one: asked.append(one.headers.get("accept-language", "")) if "/v1/" in one.url else 0)
+    question = "() => window.Modelsmith.ask('identify?name=modelsmith-demo-a.safetensors').then(one => one.prediction)"
+    for language, wanted in (("ja_JP", "ja"), ("", "en")):
+        tab.open(f"{app.url}?__lang={language}")
+        asked.clear()
+        detail = tab.page.evaluate(question)["evidence"][0]["detail"]
+        assert asked == [wanted]
+        assert any("\u3040" <= letter <= "\u9fff" for letter in detail) == (wanted == "ja"), detail

@@ -18,13 +18,14 @@ from modelsmith_webui.tab.library_view import LibraryView
 from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.probe_view import ProbeView
 from modelsmith_webui.tab.report_links import ReportLinks
-from modelsmith_webui.tab.texts import Texts
+from modelsmith_webui.tab.texts import Texts, short_code
 from modelsmith_webui.tab.vae_view import VaeView
 
 
 def _page(host: Host, merge_inputs: int) -> str:
     """What the script in the page needs to know; shown to nobody."""
     data: dict[str, object] = {"data_token": PAGE_TOKEN, "data_host": host.name, "data_merge_inputs": merge_inputs}
+    data["data_language"] = short_code(host.language())
     return tag("div", "", "ms-page", hidden="hidden", **data)
 
 
