@@ -1,12 +1,12 @@
 """How fast a conversion is beside the floor of its bytes, and how much memory it takes, all in one run.
 
-    python tests/bench/convert_bench.py --dir DIR [--size full|half|mini] [--runs 3] [--only WORDS,WORDS]
+    python tests/bench/convert_bench.py --dir DIR [--size full|half|mini] [--runs 3] [--cold] [--only WORDS,WORDS]
 
 Writes SDXL files with true key names and random values into DIR (full: 6.9 GB in fp16, 13.9 GB in fp32, 2 to 4 GB
 packed, one at a time), measures, prints a table as Markdown, and removes the files. A floor is the time to read the
-input's bytes and then write and flush the output's, with the same page cache. Ratios within one run tell something;
-seconds tell about the machine. CPU seconds are of the
-conversion alone, without the imports before it.
+input's bytes and then write and flush the output's, with the same page cache: with the input in it, or with --cold
+dropped from it. Ratios within one run tell something; seconds tell about the machine. CPU seconds are of the conversion
+alone, without the imports before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench_sources import GGUF, write_source
-from bench_tools import SIZES, TESTS, Row, names, read_all, run_worker, show, timed, write_all
+from bench_tools import SIZES, TESTS, Row, names, prepare, read_all, run_worker, show, timed, write_all
 
 WORKER = """
 import json, resource, sys, time
@@ -67,15 +67,17 @@ def convert(row: Row, source: Path, target: Path, precision: str) -> int:
     return target.stat().st_size
 
 
-def measure(case: Case, source: Path, target: Path, runs: int) -> tuple[list[Row], float]:
+def measure(case: Case, source: Path, target: Path, runs: int, cold: bool) -> tuple[list[Row], float]:
     """Floors and conversion, interleaved; returns the rows and the floor of the conversion."""
     row, read, write = Row(case.name), Row(f"floor: read, {case.name}"), Row(f"floor: write, {case.name}")
     for _ in range(runs):
-        read_all([source])
+        prepare([source], [target], cold)
         timed(read, lambda: read_all([source]))
+        prepare([source], [target], cold)
         size = convert(row, source, target, case.precision)
+        prepare([source], [target], cold)
         timed(write, lambda size=size: write_all(target, size))
-        target.unlink()
+    target.unlink(missing_ok=True)
     return [read, write, row], statistics.median(read.wall) + statistics.median(write.wall)
 
 
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--size", choices=tuple(SIZES), default="mini")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="drop the input from the page cache before each step")
     parser.add_argument(
         "--only", default="", help="measure only cases with one of these, between commas, in their name"
     )
@@ -101,7 +104,7 @@ def main() -> None:
             write_source(source, kind, arguments.size)
             print(f"{kind}: {source.stat().st_size:,} bytes, {len(names(arguments.size))} tensors", flush=True)
             for case in (case for case in chosen if case.source == kind):
-                found, floors[case.name] = measure(case, source, target, arguments.runs)
+                found, floors[case.name] = measure(case, source, target, arguments.runs, arguments.cold)
                 rows += found
                 print(
                     f"{case.name}: {statistics.median(found[-1].wall):.1f} s, floor {floors[case.name]:.1f} s",

@@ -19,7 +19,9 @@ from modelsmith.convert.dequantize_gguf import DECODERS
 from modelsmith.convert.model import open_model
 from modelsmith.convert.precision import parse_precision
 from modelsmith.errors import BadFileError, ModelsmithError, UnknownNameError, UnsafeFileError, UsageError
+from modelsmith.files.dtypes import DTYPES
 from modelsmith.files.gguf import TYPES
+from modelsmith.files.header import read_header
 
 UNET = "model.diffusion_model.time_embed.0.weight"
 
@@ -177,6 +179,17 @@ def test_fp8_scaled_there_and_back(tmp_path: Path) -> None:
     assert set(kept) == set(out) and all(same_bits(kept[name], out[name]) for name in out)
     with pytest.raises(UsageError, match="unet"):
         converted(source, tmp_path / "e.safetensors", "fp8_scaled")
+
+
+@pytest.mark.parametrize(("rows", "last"), [(3, False), (4, True)])
+def test_scales_come_last_where_they_lie_aligned(tmp_path: Path, rows: int, last: bool) -> None:
+    source = saved(tmp_path / "a.safetensors", {UNET: torch.randn(rows, 7), "model.diffusion_model.b": torch.randn(2)})
+    converted(source, tmp_path / "b.safetensors", "fp8_scaled")
+    header = read_header(tmp_path / "b.safetensors")
+    scale = UNET.replace(".weight", ".scale_weight")
+    assert all(info.start % DTYPES[info.dtype].itemsize == 0 for info in header.tensors.values())
+    assert (header.tensors[scale].start > header.tensors[UNET].start) == last
+    assert set(loaded(tmp_path / "b.safetensors")) == set(header.tensors)
 
 
 def test_comfy_quant_by_row_and_unknown_schemes(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import torch
 from modelsmith.convert.casts import LossBook
 from modelsmith.convert.dequantize_scaled import MARKER, is_marker
 from modelsmith.convert.model import Model
-from modelsmith.convert.nodes import Computed, Constant, Node
+from modelsmith.convert.nodes import Constant, Node
 from modelsmith.convert.parts import Part, PartTable
 from modelsmith.convert.rounding import Cast
-from modelsmith.convert.scaled import Scale, ScaledWeight
+from modelsmith.convert.scaled import Scale, ScaledWeight, ScaleValue
 from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.dtypes import DTYPES, count, torch_dtype
 
@@ -173,7 +173,7 @@ def _scale(model: Model, name: str, node: Node, book: LossBook) -> None:
     scale = Scale(node)
     layer = name[: -len(".weight")]
     model.tensors[name] = ScaledWeight(node, scale, book, name)
-    model.tensors[layer + ".scale_weight"] = Computed("F32", (), scale.tensor)
+    model.tensors[layer + ".scale_weight"] = ScaleValue(scale)
 
 
 def _settle_markers(model: Model, prefixes: set[str]) -> None:

@@ -9,6 +9,8 @@ are not finite, or that the target cannot reach, take the careful way.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +41,10 @@ class Cast:
     """
 
     def __init__(self, inner: Node, kind: str, book: LossBook, name: str, clip: bool = False) -> None:
-        self._inner = inner
+        self.inner = inner
+        self.clip = clip
         self._book = book
         self._name = name
-        self._clip = clip
         self.dtype = kind
         self.shape = inner.shape
 
@@ -54,8 +56,8 @@ class Cast:
     def read_into(self, first: int, out: torch.Tensor) -> None:
         """Round the values from the ``first`` on into a flat tensor of the node's type."""
         done = 0
-        for values in in_pieces(self._inner, first, len(out)):
-            self._book.add(self._name, cast_into(values, out[done : done + len(values)], clip=self._clip))
+        for values in in_pieces(self.inner, first, len(out)):
+            self._book.add(self._name, cast_into(values, out[done : done + len(values)], clip=self.clip))
             done += len(values)
 
 
@@ -79,6 +81,27 @@ def cast_into(values: torch.Tensor, out: torch.Tensor, *, clip: bool = False) ->
     return loss
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Values ``begin`` to ``end`` of a run are those of the tensor ``name``."""
+
+    name: str
+    begin: int
+    end: int
+
+
+def cast_pieces(
+    values: torch.Tensor, out: torch.Tensor, pieces: Sequence[Piece], book: LossBook, *, clip: bool = False
+) -> None:
+    """Round the values of several tensors into ``out`` and note what that cost each: as :func:`cast_into` for each."""
+    shared = out.dtype in _SIXTEEN and values.dtype in (*_SIXTEEN, torch.float32)
+    error = _errors(values, out) if shared and significand(out) < significand(values) else None
+    for piece in pieces:
+        part = slice(piece.begin, piece.end)
+        loss = _loss_of(error[part]) if error is not None else None
+        book.add(piece.name, loss or cast_into(values[part], out[part], clip=clip))
+
+
 def _finite(*sides: float) -> bool:
     return all(abs(side) < float("inf") for side in sides)
 
@@ -96,9 +119,17 @@ def _widened(values: torch.Tensor, out: torch.Tensor) -> Loss | None:
 
 def _narrowed(values: torch.Tensor, out: torch.Tensor) -> Loss | None:
     """Into a 16-bit type. An infinite or undefined difference tells of values for the careful way."""
+    return _loss_of(_errors(values, out))
+
+
+def _errors(values: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     wide = values.float()
     out.copy_(wide)
-    low, high = _extremes(out.float().sub_(wide))
+    return out.float().sub_(wide)
+
+
+def _loss_of(errors: torch.Tensor) -> Loss | None:
+    low, high = _extremes(errors)
     return Loss(largest_error=max(-low, high, 0.0)) if _finite(low, high) else None
 
 

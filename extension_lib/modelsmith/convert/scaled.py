@@ -39,6 +39,20 @@ class Scale:
         return self._kept.value()
 
 
+class ScaleValue:
+    """The scale of a weight as a tensor of its own. In the file it comes after the weight: by then it is known, where
+    in front of all weights it would have every one of them read from the disk twice."""
+
+    dtype = "F32"
+    shape: tuple[int, ...] = ()
+
+    def __init__(self, scale: Scale) -> None:
+        self._scale = scale
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        return self._scale.tensor().reshape(1)[first : first + elements]
+
+
 class ScaledWeight:
     """A weight divided by its scale, in e4m3. The loss is that of the values as they will be read back."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +14,15 @@ import torch
 
 from modelsmith.convert.casts import Loss, LossBook
 from modelsmith.convert.model import Model
-from modelsmith.convert.nodes import Node, Stored, read_into
+from modelsmith.convert.nodes import Node, nbytes
+from modelsmith.convert.scaled import ScaleValue
+from modelsmith.convert.spans import Filler
 from modelsmith.errors import BadFileError, Cancelled, UsageError
-from modelsmith.files.dtypes import DTYPES, count, torch_dtype
-from modelsmith.files.tensors import is_strided
-from modelsmith.files.writer import Chunk, Entry, StreamingWriter, WriterOptions
+from modelsmith.files.dtypes import DTYPES
+from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
-
-_CHECKED = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,15 @@ class WriteResult:
 def write_model(model: Model, target: Path, book: LossBook, options: WriteOptions | None = None) -> WriteResult:
     """Write the model beside ``target`` and rename it when it is whole; the input is never touched.
 
-    Tensors of wider types come first, so that every one lies aligned to its element. Raises as the writer and the
-    readers do, Cancelled where the user stopped it, and UsageError where target and input are one file.
+    Raises as the writer and the readers do, Cancelled where the user stopped it, and UsageError where target and input
+    are one file.
     """
     chosen = options or WriteOptions()
     _refuse_same_file(model, target)
     if not model.tensors:
         raise BadFileError(model.path, "no tensor would be left to write", "Keep at least one part")
     started = time.monotonic()
-    order = sorted(model.tensors, key=lambda name: -DTYPES[model.tensors[name].dtype].itemsize)
+    order = _order(model.tensors)
     entries = [Entry(name, model.tensors[name].dtype, model.tensors[name].shape) for name in order]
     writing = WriterOptions(overwrite=chosen.overwrite, buffers=_workers() + 4)
     with StreamingWriter(target, entries, model.metadata, writing) as writer:
@@ -76,6 +74,17 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
         book.losses(),
         tuple(model.notes),
     )
+
+
+def _order(tensors: Mapping[str, Node]) -> list[str]:
+    """Names in the order of the output: wider types first, so that every tensor lies aligned to its element.
+
+    Scales come last, where that leaves them aligned.
+    """
+    order = sorted(tensors, key=lambda name: -DTYPES[tensors[name].dtype].itemsize)
+    scales = [name for name in order if isinstance(tensors[name], ScaleValue)]
+    others = [name for name in order if not isinstance(tensors[name], ScaleValue)]
+    return order if sum(nbytes(tensors[name]) for name in others) % 4 else others + scales
 
 
 def _workers() -> int:
@@ -103,14 +112,8 @@ class _Run:
 
     def __init__(self, writer: StreamingWriter, nodes: list[Node], book: LossBook, options: WriteOptions) -> None:
         self._writer = writer
-        self._nodes = nodes
-        self._book = book
+        self._filler = Filler(writer.entries, nodes, book)
         self._options = options
-        self._starts: list[int] = []
-        position = 0
-        for entry in writer.entries:
-            self._starts.append(position)
-            position += entry.nbytes
         self._guard = threading.Lock()
         self._done = 0
 
@@ -142,7 +145,7 @@ class _Run:
         try:
             with torch.inference_mode():  # a tensor's views then cost less
                 while (chunk := self._writer.acquire()) is not None:
-                    self._fill(chunk)
+                    self._filler.fill(chunk.view, chunk.start)
                     size = len(chunk.view)
                     self._writer.submit(chunk)
                     self._tell(size)
@@ -157,34 +160,3 @@ class _Run:
             self._done += size
             if self._options.progress is not None:
                 self._options.progress(self._done, self._writer.data_bytes)
-
-    def _fill(self, chunk: Chunk) -> None:
-        end = chunk.start + len(chunk.view)
-        index = bisect.bisect_right(self._starts, chunk.start) - 1
-        while index < len(self._nodes) and self._starts[index] < end:
-            entry, start = self._writer.entries[index], self._starts[index]
-            begin, stop = max(chunk.start, start), min(end, start + entry.nbytes)
-            if begin < stop:
-                view = chunk.view[begin - chunk.start : stop - chunk.start]
-                self._fill_tensor(self._nodes[index], entry, view, begin - start)
-            index += 1
-
-    def _fill_tensor(self, node: Node, entry: Entry, view: memoryview, offset: int) -> None:
-        width = DTYPES[entry.dtype].itemsize
-        first, elements = offset // width, len(view) // width
-        if isinstance(node, Stored) and not is_strided(node.origin[0].info(node.name)):
-            source, name = node.origin
-            info = source.info(name)
-            source.file_of(info).read_into(view, info.start + offset)
-            self._check(entry, torch.frombuffer(view, dtype=torch_dtype(entry.dtype)))
-            return
-        if elements:
-            read_into(node, first, torch.frombuffer(view, dtype=torch_dtype(entry.dtype)))
-
-    def _check(self, entry: Entry, values: torch.Tensor) -> None:
-        """Note values that are not finite, in tensors that are copied as they are."""
-        if entry.dtype not in _CHECKED or not count(entry.shape):
-            return
-        low, high = (float(side) for side in torch.aminmax(values))
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):
-            self._book.add(entry.name, Loss(nan=int(values.isnan().sum()), infinite=int(values.isinf().sum())))
