@@ -110,7 +110,9 @@ class History:
     def entries(self) -> list[Entry]:
         """All entries, the latest first. A line that cannot be read is passed over."""
         with self._lock:
-            return list(reversed(self._read()))
+            # In the file, a recipe that was used again stands behind what was made after it.
+            found = sorted(self._read(), key=lambda entry: entry.when)
+        return found[::-1]
 
     def entry(self, identifier: str) -> Entry:
         """Raises UnknownNameError."""

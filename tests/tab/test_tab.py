@@ -529,3 +529,17 @@ def test_a_long_list_of_tensors_is_folded_away() -> None:
     assert "100 tensors of two are not in A and are not used.</span>" in html
     assert "<details" in html and "block.4.weight and 95 more" in html
     assert "ほか95個" in notice_html(found, Texts(lambda: "ja_JP"), ["two.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "Weighted sum, Alpha 0.5<"),
+        ({"blocks_alpha": "GRAD_V"}, "Weighted sum, Alpha 0 to 1 by block<"),
+        ({"blocks_alpha": "ALL_B"}, "Weighted sum, Alpha 1<"),
+        ({"blocks_alpha": "OUT03=0.75"}, "Weighted sum, Alpha 0.5 to 0.75 by block<"),
+    ],
+)
+def test_the_summary_names_what_counts(host: StandaloneHost, changes: dict[str, Any], told: str) -> None:
+    plan, _ = merge_view(host).show_plan("", *values(**changes))
+    assert told in plan

@@ -178,3 +178,10 @@ def test_lines_are_json(host: StandaloneHost) -> None:
     merge(host)
     lines = (host.data_folder() / history.FILE).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["mixed.safetensors"]
+
+
+def test_the_order_is_that_of_the_dates(host: StandaloneHost) -> None:
+    history_of(host).add(Entry("one", "recipe", "2025-01-01T00:00:00+00:00", "one.recipe.safetensors", sha256="aa"))
+    history_of(host).add(Entry("two", "merge", "2025-01-02T00:00:00+00:00", "two.safetensors"))
+    history_of(host).add(Entry("again", "recipe", history.now(), "one.recipe.safetensors", sha256="aa", uses=1))
+    assert [(one.id, one.uses) for one in history_of(host).entries()] == [("two", 0), ("one", 1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,15 +95,22 @@ def refusal_html(
 
 
 def _amounts(plan: MergePlan, tr: Texts) -> str:
-    """The method and its numbers, as "Weighted sum, Alpha 0.5; own block weights"."""
+    """The method and its numbers, as "Weighted sum, Alpha 0.5" or "Weighted sum, Alpha 0 to 1 by block"."""
+    numbers = plan.parts.parameters
+    known = [parameter for parameter in plan.method.parameters if parameter.id in numbers]
     values = [
-        f"{tr(parameter.label)} {plan.parts.parameters[parameter.id]:g}"
-        for parameter in plan.method.parameters
-        if parameter.id in plan.parts.parameters
+        _amount(tr(parameter.label), numbers[parameter.id], plan.parts.blocks.get(parameter.id, {}), tr)
+        for parameter in known
     ]
-    text = ", ".join([tr(plan.method.label), *values])
-    own = any(plan.request.block_weights.values())
-    return f"{text}; {tr('with block weights')}" if own else text
+    return ", ".join([tr(plan.method.label), *values])
+
+
+def _amount(label: str, value: float, blocks: Mapping[str, float], tr: Texts) -> str:
+    """One parameter. Blocks with weights of their own stand for it: its own value then counts nowhere."""
+    low, high = min(blocks.values(), default=value), max(blocks.values(), default=value)
+    if low == high:
+        return f"{label} {low:g}"
+    return tr("{name} {low} to {high} by block", name=label, low=f"{low:g}", high=f"{high:g}")
 
 
 def _outcome(plan: MergePlan, tr: Texts) -> str:
