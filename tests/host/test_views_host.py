@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,10 @@ def shifts(tab: ModelsmithPage) -> list[dict[str, Any]]:
 
 
 def settle(tab: ModelsmithPage) -> None:
-    tab.page.wait_for_load_state("networkidle")
+    from playwright.sync_api import TimeoutError as NotInTime
+
+    with contextlib.suppress(NotInTime):  # Forge's page keeps one answer of the server open as long as it is there
+        tab.page.wait_for_load_state("networkidle", timeout=4000)
     tab.page.wait_for_timeout(600)
 
 
