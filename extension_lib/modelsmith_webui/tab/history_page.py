@@ -191,7 +191,8 @@ def queue_html(jobs: Sequence[Job], tr: Texts) -> str:
     waiting = [job.id for job in active if job.state == "queued"]
     rows = "".join(_job(job, tr, waiting) for job in shown)
     table = tag("table", tag("tbody", rows), "ms-table")
-    return tag("div", tag("div", table, "ms-table-frame"), "ms-queue", data_busy=len(active))
+    inner = text_tag("h4", tr("Queue")) + tag("div", table, "ms-table-frame")
+    return tag("div", inner, "ms-queue ms-section", data_busy=len(active))
 
 
 def _job(job: Job, tr: Texts, waiting: Sequence[str]) -> str:

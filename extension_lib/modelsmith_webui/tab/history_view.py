@@ -34,7 +34,8 @@ class HistoryView:
         self._fill: Fill = lambda _form: []
 
     def build(self) -> None:
-        self.queue = gr.HTML(tag("div", "", "ms-queue", data_busy=0), elem_id="modelsmith_history_queue")
+        empty = tag("div", text_tag("span", self.tr("The queue is empty."), "ms-dim"), "ms-queue", data_busy=0)
+        self.queue = gr.HTML(empty, elem_id="modelsmith_history_queue")
         with gr.Row(elem_classes=["ms-row", "ms-tools"], elem_id="modelsmith_history_tools"):
             self.text = unsaved(
                 gr.Textbox(
