@@ -83,3 +83,13 @@ def test_damage(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadFileError, match="holds no model"):
         read_header(tmp_path / "empty")
+
+
+def test_a_folder_of_models_is_none(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.safetensors", {"x": ["F32", [1]]})
+    with pytest.raises(BadFileError, match="holds 2 models and is none"):
+        read_header(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")  # variants of one part
+    header = read_header(tmp_path)
+    assert all(info.file is not None and info.file.is_file() for info in header.tensors.values())

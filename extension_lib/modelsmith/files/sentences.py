@@ -106,6 +106,8 @@ JAPANESE: Mapping[str, str] = {
     "The file is damaged or cut short: download or copy it again": (
         "ファイルが壊れているか途中で切れています。もう一度ダウンロードまたはコピーしてください"
     ),
+    "the folder holds {} models and is none itself": "フォルダーにはモデルが {} 個あり、一つのモデルではありません",
+    "Choose one of its models": "その中の一つを選んでください",
     "the folder holds no model": "フォルダーにモデルがありません",
     "Choose a model file or a diffusers folder": "モデルファイルか diffusers のフォルダーを選んでください",
     "it is larger than any index": "インデックスとしては大きすぎます",

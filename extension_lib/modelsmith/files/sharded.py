@@ -37,9 +37,14 @@ def read_sharded(path: Path) -> FileHeader:
     found = _weights_of(path)
     if found is None:
         raise BadFileError(path, "the folder holds no model", "Choose a model file or a diffusers folder")
+    several = sum(file.suffix in (".safetensors", ".bin", ".gguf") for file in path.iterdir())
+    if several > 1 and not found.name.endswith(".index.json") and not (path / "config.json").exists():
+        raise BadFileError(path, f"the folder holds {several} models and is none itself", "Choose one of its models")
     header = read_header(found)
     config = _facts(path / "config.json", "diffusers.config")
-    return FileHeader(path, "sharded", header.size, header.tensors, {**header.metadata, **config})
+    tensors = {name: info._replace(file=info.file or header.path) for name, info in header.tensors.items()}
+    metadata = {**header.metadata, **config}
+    return FileHeader(path, "sharded", header.size, tensors, metadata, {}, header.globals, header.forbidden)
 
 
 def _weights_of(folder: Path) -> Path | None:
