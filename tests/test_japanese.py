@@ -98,6 +98,7 @@ TELLERS = {"_bad_values", "_position_story", "_evidence", "_damage"}
 ELSEWHERE = {
     "_bad_values(path, cancelled)",
     "_disagreement(report)",
+    "_said(error, path)",
     "finding.with_remedy()",
     "known.label",
     "unsettled",

@@ -10,12 +10,13 @@ from typing import Protocol, cast
 
 from modelsmith import __version__
 from modelsmith.errors import ModelsmithError, UsageError
+from modelsmith.speech_cli import Parser, main_language, told_error, warn, write
 
 
 class Command(Protocol):
     """A module that holds one or more commands."""
 
-    def add_parser(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    def add_parser(self, subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyright: ignore[reportPrivateUsage]
         """Add the command's parser; it sets ``run`` to a function from the parsed arguments to an exit status."""
         ...
 
@@ -31,9 +32,10 @@ COMMANDS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole parser, every command in it."""
-    parser = argparse.ArgumentParser(prog="modelsmith", description="Knows, merges and mends model files.")
-    parser.add_argument("--version", action="version", version=f"modelsmith {__version__}")
+    """The whole parser, every command in it, in the language that is spoken."""
+    parser = Parser(prog="modelsmith", description="Knows, merges and mends model files.")
+    version = f"modelsmith {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         cast(Command, importlib.import_module(name)).add_parser(subparsers)
@@ -42,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    main_language(argv)
     try:
         arguments = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed its message; a caller wants the status
@@ -49,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except UsageError as error:
-        print(f"modelsmith: {error}", file=sys.stderr)
+        write(f"modelsmith: {told_error(error)}", sys.stderr)
         return 2
     except ModelsmithError as error:
-        print(f"modelsmith: {error}", file=sys.stderr)
+        write(f"modelsmith: {told_error(error)}", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("modelsmith: stopped; nothing half-written was kept", file=sys.stderr)
+        warn("modelsmith: stopped; nothing half-written was kept")
         return 130
     except BrokenPipeError:
         return 1

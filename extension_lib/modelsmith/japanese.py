@@ -59,9 +59,14 @@ def in_japanese(text: str) -> str:
     return _found(text, _patterns(), tables())
 
 
+def filled_in(text: str, table: Mapping[str, str]) -> str:
+    """The Japanese for a text by a table of its own, with what fills it; the text as it is where the table has none."""
+    return _found(text, _compiled(tuple(table.items())), table)
+
+
 def unknown_name(kind: str, name: str, near: str | None, known: Iterable[str]) -> tuple[str, str]:
     """What ``UnknownNameError`` says: message and remedy."""
-    said = _found(kind, _compiled(tuple(_KINDS.items())), _KINDS)
+    said = filled_in(kind, _KINDS)
     remedy = f"{near!r} のことですか?" if near else f"指定できるもの: {', '.join(known)}"
     return f"{said} {name!r} は見つかりません", remedy
 
@@ -96,7 +101,7 @@ def _patterns() -> _Patterns:
     return _compiled(tuple(tables().items()))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _compiled(pairs: tuple[tuple[str, str], ...]) -> _Patterns:
     """The texts with something filled in, the most particular first; and whether they begin with words."""
     filled = sorted(

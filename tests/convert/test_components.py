@@ -15,13 +15,13 @@ from modelsmith.convert.components import (
     family_of,
     find_unet,
     keep_only,
-    put_in,
     to_diffusers,
     to_ldm,
     unet_tensors,
     vae_tensors,
 )
 from modelsmith.convert.encoders import Encoder, find_encoders, in_form
+from modelsmith.convert.exchange import put_in
 from modelsmith.convert.model import open_model
 from modelsmith.convert.naming import levels_with_attention, unet_to_ldm
 from modelsmith.convert.nodes import Constant, whole

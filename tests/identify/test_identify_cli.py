@@ -13,6 +13,7 @@ import pytest
 from headers import load, write
 
 import modelsmith
+from modelsmith import speech_cli
 from modelsmith.identify import identify
 from modelsmith.identify.cli import lines_of
 from modelsmith.identify.messages import TABLE
@@ -103,8 +104,9 @@ def test_evidence_speaks_japanese_and_keeps_its_ids(tmp_path: Path) -> None:
     assert report.prediction.evidence[0].source_text("ja") == "モデルの系統"
 
 
-def test_japanese_lines(tmp_path: Path) -> None:
+def test_japanese_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = identify(write(tmp_path / "x.safetensors", load("sdxl_refiner_fp16")))
-    assert any("リファイナー" in line for line in lines_of(report, "ja"))
-    assert any("refiner" in line for line in lines_of(report, "en"))
+    assert any("refiner" in line for line in lines_of(report))
+    monkeypatch.setattr(speech_cli, "_current", "ja")
+    assert any("リファイナー" in line for line in lines_of(report))
     assert report.to_json("ja")["advice"] != report.to_json("en")["advice"]

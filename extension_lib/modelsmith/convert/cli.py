@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+    from modelsmith.speech_cli import Parser
+
+    Subparsers = argparse._SubParsersAction[Parser]  # pyright: ignore[reportPrivateUsage]
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -19,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _verify(subparsers)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _common(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
@@ -78,9 +80,9 @@ def _publish(subparsers: Subparsers) -> None:
         "publish",
         help="make a model ready for others",
         description="Write a model in fp16, pruned, under an ASCII name, with clean metadata, hashes and a model card"
-        " in English and Japanese.",
+        " in English and Japanese. A folder of models is done file by file and goes on where it stopped.",
     )
-    parser.add_argument("source", type=Path, help="the model")
+    parser.add_argument("source", type=Path, help="a model, a diffusers folder, or a folder of models")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for all that is made"
     )
@@ -102,8 +104,8 @@ def _compare(subparsers: Subparsers) -> None:
         help="compare two models tensor by tensor",
         description="Exit status 0 where they are equal, if need be after rounding to the narrower type; 1 otherwise.",
     )
-    parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
+    parser.add_argument("first", type=Path, help="the first model")
+    parser.add_argument("second", type=Path, help="the second model")
     parser.add_argument("--all", action="store_true", help="list equal tensors too, also those equal after rounding")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run_compare)

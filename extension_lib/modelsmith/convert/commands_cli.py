@@ -4,43 +4,56 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-from tqdm import tqdm
 
 from modelsmith.convert.casts import Loss
-from modelsmith.convert.folder import Journal, Outcome, Task, find_models, job_id, plan_folder, run_folder
+from modelsmith.convert.folder import (
+    Journal,
+    Outcome,
+    Task,
+    find_models,
+    is_model_folder,
+    job_id,
+    plan_folder,
+    run_folder,
+)
 from modelsmith.convert.jobs import ConvertJob, ConvertPlan, convert, plan_convert, repair
 from modelsmith.convert.prune import Ema, PruneOptions
 from modelsmith.convert.repair import Finding, RepairOptions
 from modelsmith.convert.write import WriteOptions, WriteResult
 from modelsmith.errors import ModelsmithError, UsageError
-from modelsmith.files.sharded import PARTS
-
-_SHOWN = 12
+from modelsmith.files.header import read_header
+from modelsmith.speech_cli import bar, say, told, told_error, warn, words, write
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Carry out ``convert``: 0 done, 1 where a file of a folder failed; other errors are raised."""
     job = _job(arguments)
     if is_collection(arguments.source):
-        return _many(arguments, f"convert {job!r}", lambda task, options: _convert_one(task, job, options), job)
+        return run_many(arguments, _convert_folder(job))
     target = _target(arguments.source, arguments.output)
     if arguments.dry_run:
         print_plan(arguments.source, target, plan_convert(arguments.source, job))
         return 0
     with write_options(arguments, arguments.source.name) as options:
         result = convert(arguments.source, target, job, options)
-    print_result(result)
+    print_result(result, clip=job.clip)
     return 0
 
 
-def _convert_one(task: Task, job: ConvertJob, options: WriteOptions) -> bool:
-    print_result(convert(task.source, task.target, job, options))
-    return True
+def _convert_folder(job: ConvertJob) -> FolderWork:
+    def plan(task: Task) -> tuple[int, int]:
+        found = plan_convert(task.source, job)
+        print_plan(task.source, task.target, found)
+        return found.bytes_in, found.bytes_out
+
+    def work(task: Task, options: WriteOptions) -> bool:
+        print_result(convert(task.source, task.target, job, options), clip=job.clip)
+        return True
+
+    return FolderWork(f"convert {job!r}", plan, work)
 
 
 def _job(arguments: argparse.Namespace) -> ConvertJob:
@@ -66,12 +79,8 @@ def _job(arguments: argparse.Namespace) -> ConvertJob:
 
 
 def is_collection(path: Path) -> bool:
-    """Whether a path is a folder of models, not one model: no index of shards and no parts of diffusers in it."""
-    if not path.is_dir():
-        return False
-    if any((path / part).is_dir() for part in PARTS) or any(path.glob("*.index.json")):
-        return False
-    return not (path / "config.json").exists()
+    """Whether a path is a folder of models, not one model."""
+    return path.is_dir() and not is_model_folder(path)
 
 
 def _target(source: Path, output: Path) -> Path:
@@ -82,12 +91,24 @@ def _target(source: Path, output: Path) -> Path:
     return output
 
 
-def _many(
-    arguments: argparse.Namespace,
-    description: str,
-    work: Callable[[Task, WriteOptions], bool],
-    job: ConvertJob | RepairOptions,
-) -> int:
+@dataclass(frozen=True)
+class FolderWork:
+    """What is done to every model of a folder.
+
+    description: tells one job from another. plan: says what would be done and gives the bytes before and after.
+    work: does it and gives whether anything was written. named: the name of an output, None for that of the model.
+    settled: whether all that belongs to an output is there.
+    """
+
+    description: str
+    plan: Callable[[Task], tuple[int, int]]
+    work: Callable[[Task, WriteOptions], bool]
+    named: Callable[[Path], str] | None = None
+    settled: Callable[[Task], bool] = lambda task: True
+
+
+def run_many(arguments: argparse.Namespace, folder: FolderWork) -> int:
+    """Do something to every model of a folder, or say what would be done; what was done before is left alone."""
     root, output = Path(arguments.source), arguments.output
     if output is None:
         raise UsageError("a folder needs an output folder", "Give one with --output")
@@ -95,56 +116,59 @@ def _many(
         raise UsageError(f"{output} is no folder", "A folder of models needs a folder for the outputs")
     if output.resolve() == root.resolve():
         raise UsageError(f"{output} is the folder itself", "Choose another folder; the originals are never changed")
-    journal = Journal(output, job_id(description))
-    tasks = plan_folder(find_models(root, within=output), root, output, journal)
+    journal = Journal(output, job_id(folder.description))
+    tasks = plan_folder(find_models(root, within=output), root, output, journal, folder.named)
+    tasks = [replace(task, done=task.done and folder.settled(task)) for task in tasks]
     if arguments.dry_run:
-        return _plan_many(tasks, job)
+        return _plan_many(tasks, folder)
     output.mkdir(parents=True, exist_ok=True)
 
     def one(task: Task) -> bool:
         with write_options(arguments, task.source.name) as options:
-            return work(task, options)
+            ours = journal.is_done(task.source, task.target)
+            written = replace(options, overwrite=options.overwrite or ours, finished=journal.noting(task))
+            return folder.work(task, written)
 
     outcomes = run_folder(tasks, journal, one, _tell)
     failed = sum(outcome.error is not None for outcome in outcomes)
     skipped = sum(outcome.skipped for outcome in outcomes)
-    print(f"{len(outcomes) - failed - skipped} done, {skipped} skipped, {failed} failed")
+    say("{} done, {} skipped, {} failed", len(outcomes) - failed - skipped, skipped, failed)
     return 1 if failed else 0
 
 
 def _tell(outcome: Outcome) -> None:
     if outcome.error is not None:
-        print(f"failed: {outcome.error}", file=sys.stderr)
+        warn("failed: {}", told_error(outcome.error))
     elif outcome.task.done:
-        print(f"{outcome.task.source}: done before")
+        say("{}: done before", outcome.task.source)
 
 
-def _plan_many(tasks: list[Task], job: ConvertJob | RepairOptions) -> int:
-    failed = 0
+def _plan_many(tasks: Sequence[Task], folder: FolderWork) -> int:
+    failed = done = before = after = 0
     for task in tasks:
         try:
             if task.done:
-                print(f"{task.source}: done before")
-            elif isinstance(job, ConvertJob):
-                print_plan(task.source, task.target, plan_convert(task.source, job))
+                done += 1
+                say("{}: done before", task.source)
             else:
-                print_findings(task.source, repair(task.source, None, job)[0], mended=False)
+                sizes = folder.plan(task)
+                before, after = before + sizes[0], after + sizes[1]
         except ModelsmithError as error:
             failed += 1
-            print(f"would fail: {error}", file=sys.stderr)
+            warn("would fail: {}", told_error(error))
+    open_ones = len(tasks) - done - failed
+    say("{} to do, bytes {} -> {}; {} done before, {} would fail", open_ones, f"{before:,}", f"{after:,}", done, failed)
     return 1 if failed else 0
 
 
 @contextlib.contextmanager
 def write_options(arguments: argparse.Namespace, title: str) -> Generator[WriteOptions, None, None]:
     """Options for writing that show a progress bar on a terminal."""
-    with tqdm(
-        desc=title[:40], unit="B", unit_scale=True, disable=True if arguments.quiet else None, leave=False
-    ) as bar:
+    with bar(arguments.quiet, title) as shown:
 
         def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            shown.total = total
+            shown.update(done - shown.n)
 
         yield WriteOptions(overwrite=bool(arguments.overwrite), progress=show)
 
@@ -153,69 +177,122 @@ def run_repair(arguments: argparse.Namespace) -> int:
     """Carry out ``repair``: 0 done (or nothing to do), 1 where a file of a folder failed; other errors are raised."""
     options = RepairOptions(arguments.prediction, arguments.complete_from)
     if is_collection(arguments.source):
-        return _many(arguments, f"repair {options!r}", lambda task, write: _repair_one(task, options, write), options)
+        return run_many(arguments, _repair_folder(options))
     target = _target(arguments.source, arguments.output) if arguments.output and not arguments.dry_run else None
-    with write_options(arguments, arguments.source.name) as write:
-        findings, result = repair(arguments.source, target, options, write)
+    with write_options(arguments, arguments.source.name) as writing:
+        findings, result = repair(arguments.source, target, options, writing)
     print_findings(arguments.source, findings, mended=result is not None)
     if result is not None:
-        print_result(result, notes=False)
+        print_result(result, notes=_others(result, findings))
+    elif target is not None and findings:
+        say("nothing was written: nothing of this can be mended without you")
     return 0
 
 
-def _repair_one(task: Task, options: RepairOptions, write: WriteOptions) -> bool:
-    findings, result = repair(task.source, task.target, options, write)
-    print_findings(task.source, findings, mended=result is not None)
-    return result is not None
+def _repair_folder(options: RepairOptions) -> FolderWork:
+    def plan(task: Task) -> tuple[int, int]:
+        findings = repair(task.source, None, options)[0]
+        print_findings(task.source, findings, mended=False)
+        size = read_header(task.source).size if any(finding.apply is not None for finding in findings) else 0
+        return size, size
+
+    def work(task: Task, writing: WriteOptions) -> bool:
+        findings, result = repair(task.source, task.target, options, writing)
+        print_findings(task.source, findings, mended=result is not None)
+        if result is not None:
+            print_result(result, notes=_others(result, findings))
+        return result is not None
+
+    return FolderWork(f"repair {options!r}", plan, work)
 
 
-def print_findings(source: Path, findings: list[Finding], *, mended: bool) -> None:
+def _others(result: WriteResult, findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The notes that say something else than the findings."""
+    known = {str(finding.with_remedy()) for finding in findings}
+    return tuple(note for note in result.notes if str(note) not in known)
+
+
+def print_findings(source: Path, findings: Sequence[Finding], *, mended: bool) -> None:
     """Each fault with its evidence and what is, or would be, done."""
     if not findings:
-        print(f"{source}: nothing to repair")
+        say("{}: nothing to repair", source)
         return
-    print(f"{source}:")
+    write(f"{source}:")
     for finding in findings:
-        verb: Literal["done", "would be"] = "done" if mended else "would be"
-        remedy = f"{verb}: {finding.remedy}" if finding.remedy else "left to you"
-        print(f"  {finding.what}\n    evidence: {finding.evidence}\n    {remedy}")
+        write(f"  {told(finding.what)}")
+        say("    evidence: {}", told(finding.evidence))
+        if not finding.remedy:
+            say("    left to you")
+        elif mended:
+            say("    done: {}", told(finding.remedy))
+        else:
+            say("    would be: {}", told(finding.remedy))
 
 
 def print_plan(source: Path, target: Path, plan: ConvertPlan) -> None:
     """What a conversion would give."""
-    print(f"{source} -> {target}")
-    print(f"  tensors {plan.tensors_in} -> {plan.tensors_out}, bytes {plan.bytes_in:,} -> {plan.bytes_out:,}")
+    write(f"{source} -> {target}")
+    numbers = plan.tensors_in, plan.tensors_out, f"{plan.bytes_in:,}", f"{plan.bytes_out:,}"
+    say("  tensors {} -> {}, bytes {} -> {}", *numbers)
     if plan.quantized:
-        print(f"  quantised: {', '.join(plan.quantized)}")
+        say("  quantised: {}", ", ".join(plan.quantized))
     if plan.pruned is not None:
-        dropped = ", ".join(f"{number} {kind}" for kind, number in plan.pruned.dropped.items())
-        print(f"  pruned: {dropped or 'nothing'}")
-    for note in plan.notes:
-        print(f"  note: {note}")
+        print_dropped(plan.pruned.dropped)
+    print_notes(plan.notes)
 
 
-def print_result(result: WriteResult, *, notes: bool = True) -> None:
-    """What was written, and what the change of precision cost."""
-    print(f"{result.path}: {result.bytes_in:,} -> {result.bytes_out:,} bytes in {result.seconds:.1f} s")
-    print(f"  SHA-256 {result.sha256}")
-    for note in result.notes if notes else ():
-        print(f"  note: {note}")
-    print_losses(result.losses)
+def print_dropped(dropped: dict[str, int]) -> None:
+    """How many tensors of each kind are left out."""
+    kinds = {"ema": "{} averages (EMA)", "schedule": "{} schedule buffers", "training": "{} training leftovers"}
+    left = ", ".join(words(kinds[kind], number) for kind, number in dropped.items())
+    say("  left out: {}", left or words("nothing"))
 
 
-def print_losses(losses: dict[str, Loss]) -> None:
-    """The largest error, and by name every tensor that overflowed or was not finite."""
+def print_notes(notes: Sequence[str]) -> None:
+    """What was noticed on the way."""
+    for note in notes:
+        say("  note: {}", told(note))
+
+
+def print_result(result: WriteResult, *, clip: bool = False, notes: Sequence[str] | None = None) -> None:
+    """What was written, and what the change of precision cost. notes: those to tell, None for all."""
+    sizes = f"{result.bytes_in:,}", f"{result.bytes_out:,}"
+    say("{}: {} -> {} bytes in {} s", result.path, *sizes, f"{result.seconds:.1f}")
+    write(f"  SHA-256 {result.sha256}")
+    if result.dropped is not None:
+        print_dropped(result.dropped)
+    print_notes(result.notes if notes is None else notes)
+    print_losses(result.losses, clip=clip)
+
+
+def print_losses(losses: dict[str, Loss], *, clip: bool = False) -> None:
+    """The largest error, and by name every tensor that overflowed or was not finite.
+
+    clip: whether what was out of range became the largest value, and not infinite.
+    """
     if not losses:
         return
     worst = max(losses, key=lambda name: losses[name].largest_error)
     if losses[worst].largest_error:
-        print(f"  largest rounding error {losses[worst].largest_error:.3g} in {worst}")
+        say("  largest rounding error {} in {}", f"{losses[worst].largest_error:.3g}", worst)
     vanished = sum(loss.vanished for loss in losses.values())
     if vanished:
-        print(f"  {vanished:,} values became zero")
-    bad = [(name, loss) for name, loss in losses.items() if loss.clipped or loss.nan or loss.infinite]
-    for name, loss in bad[:_SHOWN]:
-        told = ((loss.clipped, "out of range"), (loss.nan, "NaN"), (loss.infinite, "infinite before"))
-        print(f"  warning: {name}: {', '.join(f'{number:,} {what}' for number, what in told if number)}")
-    if len(bad) > _SHOWN:
-        print(f"  warning: and {len(bad) - _SHOWN} more tensors")
+        say("  {} values became zero", f"{vanished:,}")
+    for name, loss in losses.items():
+        facts = [
+            words("{} out of range", f"{loss.clipped:,}") if loss.clipped else "",
+            words("{} NaN", f"{loss.nan:,}") if loss.nan else "",
+            words("{} infinite before", f"{loss.infinite:,}") if loss.infinite else "",
+        ]
+        if any(facts):
+            say("  warning: {}: {}", name, ", ".join(fact for fact in facts if fact))
+    clipped = [loss.clipped for loss in losses.values() if loss.clipped]
+    if clipped and clip:
+        say(
+            "  {} values of {} tensors were out of range and took the largest value there is",
+            sum(clipped),
+            len(clipped),
+        )
+    elif clipped:
+        say("  {} values of {} tensors were out of range: infinite in fp16 and bf16, the largest value in fp8 "
+            "(--clip gives fp16 its largest value)", sum(clipped), len(clipped))  # fmt: skip

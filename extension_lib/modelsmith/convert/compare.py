@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 
-from modelsmith.convert.casts import TILE, cast
+from modelsmith.convert.casts import TILE, cast, decode_fp8, fp8_types
 from modelsmith.convert.hashes import hash_file
 from modelsmith.convert.model import Model, open_model
-from modelsmith.convert.nodes import Node, byte_view
+from modelsmith.convert.nodes import Node, byte_view, in_pieces
 from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UsageError
 from modelsmith.files.dtypes import DTYPES, count
 from modelsmith.files.header import read_header
@@ -155,16 +155,34 @@ def check_file(
         if values and header.tensors and not is_recipe_checkpoint(header):
             problems += _bad_values(path, cancelled)
         if expected is not None and path.is_file():
-            hashes = hash_file(path, cancelled)
-            digest = hashes.sha256
-            if not expected & {hashes.sha256, hashes.autov2, hashes.autov3, hashes.data_sha256}:
+            digest, known = _hashed(path, expected, cancelled)
+            if not known:
                 problems.append(f"its SHA-256 is {digest}, not one of those expected")
     except Cancelled:
         raise
     except ModelsmithError as error:
-        message, remedy = error.in_language("ja")
-        problems.append(Said(str(error), f"{message}。{remedy}" if remedy else message))
+        problems.append(_said(error, path))
     return Checked(path, tuple(problems), digest)
+
+
+def _hashed(path: Path, expected: frozenset[str], cancelled: Callable[[], bool] | None) -> tuple[str, bool]:
+    """The SHA-256 of a file, and whether it, or AutoV3, is among those expected; that of the data is computed only
+    where it may decide."""
+    both = any(len(one) == 12 for one in expected)
+    hashes = hash_file(path, cancelled, data=both)
+    if not both and not expected & {hashes.sha256, hashes.autov2} and any(len(one) == 64 for one in expected):
+        hashes = hash_file(path, cancelled)
+    return hashes.sha256, bool(expected & {hashes.sha256, hashes.autov2, hashes.autov3, hashes.data_sha256})
+
+
+def _said(error: ModelsmithError, path: Path) -> Said:
+    """What an error says, without the path of the file that is spoken of anyhow."""
+    (message, remedy), (japanese, what_to_do) = (
+        (text.removeprefix(f"{path}: "), advice) for text, advice in map(error.in_language, ("en", "ja"))
+    )
+    joint = "" if message.endswith((".", "!", "?")) else "."
+    english = f"{message}{joint} {remedy}" if remedy else message
+    return Said(english, f"{japanese}。{what_to_do}" if what_to_do else japanese)
 
 
 def _bad_values(path: Path, cancelled: Callable[[], bool] | None) -> Iterator[str]:
@@ -183,11 +201,12 @@ def not_finite(node: Node) -> tuple[int, int]:
     if not DTYPES[node.dtype].floating:
         return 0, 0
     nan = infinite = 0
-    size = count(node.shape)
-    for first in range(0, size, TILE):
-        loss = cast(node.read(first, min(TILE, size - first)), "F32")[1]
-        nan += loss.nan
-        infinite += loss.infinite
+    for values in in_pieces(node, 0, count(node.shape)):
+        wide = decode_fp8(values) if values.dtype in fp8_types() else values
+        low, high = (float(side) for side in torch.aminmax(wide))
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            nan += int(wide.isnan().sum())
+            infinite += int(wide.isinf().sum())
     return nan, infinite
 
 

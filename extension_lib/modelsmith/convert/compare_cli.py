@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 from modelsmith.convert.commands_cli import is_collection
-from modelsmith.convert.compare import Comparison, check_file, compare, read_hash_list
+from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare, read_hash_list
 from modelsmith.convert.folder import find_models
+from modelsmith.speech_cli import say, told, words, write
 
 _WORDS = {
     "equal": "equal",
@@ -25,7 +26,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     found = compare(arguments.first, arguments.second)
     if arguments.json:
         shown = [vars(difference) for difference in found.differences if arguments.all or difference.verdict != "equal"]
-        print(json.dumps({"same": found.same, "counts": found.counts(), "tensors": shown}, ensure_ascii=False))
+        write(json.dumps({"same": found.same, "counts": found.counts(), "tensors": shown}, ensure_ascii=False))
     else:
         _print(found, everything=arguments.all)
     return 0 if found.same else 1
@@ -33,36 +34,53 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 def _print(found: Comparison, *, everything: bool) -> None:
     for difference in found.differences:
-        if difference.verdict in ("equal", "rounded") and not everything:
-            continue
-        facts = [difference.detail] if difference.detail else []
-        if difference.verdict in ("rounded", "different"):
-            facts.append(f"largest difference {difference.largest:.3g}")
-            facts.append(f"{100 * difference.share:.3g} % of the values")
-        told = f" ({', '.join(facts)})" if facts else ""
-        print(f"{difference.name}: {_WORDS[difference.verdict]}{told}")
-    print(", ".join(f"{number} {_WORDS[verdict]}" for verdict, number in found.counts().items()))
+        if everything or difference.verdict not in ("equal", "rounded"):
+            write(_line(difference))
+    write(", ".join(f"{number} {words(_WORDS[verdict])}" for verdict, number in found.counts().items()))
+
+
+def _line(difference: Difference) -> str:
+    facts = [words("{} and {}", *difference.detail.split(" and "))] if difference.detail else []
+    if difference.verdict in ("rounded", "different"):
+        facts.append(words("largest difference {}", f"{difference.largest:.3g}"))
+        facts.append(words("{} % of the values", f"{100 * difference.share:.3g}"))
+    verdict = words(_WORDS[difference.verdict])
+    return f"{difference.name}: {verdict}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Carry out ``verify``: 0 all sound, 1 where one is not; a missing folder or list is raised."""
+    """Carry out ``verify``: 0 all sound, 1 where one is not or one of the list is not there; a missing folder or list
+    is raised."""
     lists = read_hash_list(arguments.hashes) if arguments.hashes else None
     files: list[Path] = []
+    whole = False
     for path in arguments.paths:
+        whole = whole or is_collection(path)
         files += find_models(path) if is_collection(path) else [path]
     checked: list[dict[str, object]] = []
     bad = 0
     for path in files:
         expected = lists.get(path.name) if lists is not None else None
         result = check_file(path, values=not arguments.no_values, expected=expected)
-        missing = lists is not None and expected is None
         bad += bool(result.problems)
         checked.append({"path": str(path), "problems": list(result.problems), "sha256": result.sha256})
         if not arguments.json:
-            state = "; ".join(result.problems) or ("sound, but not in the list" if missing else "sound")
-            print(f"{path}: {state}")
+            _print_checked(result, listed=lists is None or expected is not None)
+    missing = sorted(set(lists or ()) - {path.name for path in files}) if whole else []
     if arguments.json:
-        print(json.dumps(checked, ensure_ascii=False))
+        write(json.dumps(checked + [{"path": name, "problems": ["missing"], "sha256": None} for name in missing],
+                         ensure_ascii=False))  # fmt: skip
     else:
-        print(f"{len(files)} checked, {bad} bad")
-    return 1 if bad else 0
+        for name in missing:
+            say("{}: in the list, but not there", name)
+        say("{} checked, {} bad", len(files), bad)
+    return 1 if bad or missing else 0
+
+
+def _print_checked(result: Checked, *, listed: bool) -> None:
+    if result.problems:
+        write(f"{result.path}: " + "; ".join(told(problem) for problem in result.problems))
+    elif listed:
+        say("{}: sound", result.path)
+    else:
+        say("{}: sound, but not in the list", result.path)

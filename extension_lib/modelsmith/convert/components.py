@@ -7,12 +7,14 @@ from typing import Literal
 
 import torch
 
-from modelsmith.convert.encoders import PLACES, Family, Form, Slot, find_encoders, in_form
+from modelsmith.convert.encoders import PLACES, Family, find_encoders, in_form
 from modelsmith.convert.model import Model
 from modelsmith.convert.naming import levels_with_attention, unet_to_diffusers, unet_to_ldm
 from modelsmith.convert.nodes import Constant, Node, Reshaped
 from modelsmith.convert.parts import Part, is_marker
+from modelsmith.convert.prune import SCHEDULE, keep_last_alpha
 from modelsmith.errors import BadFileError, UnknownNameError, UsageError
+from modelsmith.markers import LAST_ALPHA
 from modelsmith.vae.keys import canonical, is_attention_matrix, spell
 
 Layout = Literal["ldm", "diffusers"]
@@ -21,6 +23,9 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CHOICES = ("unet", "te", "vae", "clip_l", "clip_h", "clip_g")
 """Parts that can be taken out or put in; ``te`` is all text encoders together."""
+
+PREDICTION_FIELDS = ("modelspec.prediction_type", "modelspec.predict_key", LAST_ALPHA)
+"""Metadata that say how the UNet predicts."""
 
 _UNET_ROOTS = (UNET_PREFIX, "unet.", "")
 _VAE_ROOTS = (VAE_PREFIX, "vae.", "")
@@ -123,12 +128,31 @@ def to_ldm(model: Model) -> None:
     A whole model gets the prefixes of a checkpoint; a single part stays without prefix. What the folder's scheduler
     says about the prediction becomes metadata, and markers for SDXL. Raises UsageError for other families.
     """
+    _arrange(model, as_checkpoint=False)
+
+
+def to_checkpoint(model: Model) -> None:
+    """Give the parts of a model the names and prefixes of a checkpoint, a single part too. Raises as :func:`to_ldm`."""
+    _arrange(model, as_checkpoint=True)
+
+
+def is_checkpoint(model: Model) -> bool:
+    """Whether the parts lie under the prefixes of a checkpoint, in the original names."""
+    unet = find_unet(model.tensors)
+    if unet is not None:
+        return unet == (UNET_PREFIX, "ldm")
+    return any(name.startswith((VAE_PREFIX, "cond_stage_model.", "conditioner.")) for name in model.tensors)
+
+
+def _arrange(model: Model, *, as_checkpoint: bool) -> None:
     family = family_of(model.tensors)
     unet, vae = unet_tensors(model.tensors, "ldm"), vae_tensors(model.tensors, "ldm")
     encoders = find_encoders(model.tensors)
-    if family is None and (unet or len(encoders) > 1 or not (vae or encoders)):
+    parts = bool(unet) + bool(vae) + len(encoders)
+    if not parts or (family is None and (unet or len(encoders) > 1 or as_checkpoint)):
         raise UsageError(f"{model.path} is of no family whose original names are known", _REMEDY)
-    single = bool(unet) + bool(vae) + len(encoders) == 1
+    single = parts == 1 and not as_checkpoint
+    keep_last_alpha(model)
     out: dict[str, Node] = {}
     out.update((("" if single else UNET_PREFIX) + name, node) for name, node in unet.items())
     for slot, encoder in encoders.items():
@@ -143,7 +167,7 @@ def to_ldm(model: Model) -> None:
 
 
 def _note_left_out(model: Model, taken: int) -> None:
-    left = len(model.tensors) - taken - sum(is_marker(name) for name in model.tensors)
+    left = len(model.tensors) - taken - sum(is_marker(name) or name in SCHEDULE for name in model.tensors)
     if left > 0:
         model.notes.append(f"{left} tensors belong to no known part and were left out")
 
@@ -178,6 +202,7 @@ def to_diffusers(model: Model) -> None:
             "Take one out, for instance with --only unet",
         )
     texts = [in_form(encoder, "transformers") for encoder in encoders.values()]
+    keep_last_alpha(model)
     model.tensors = unet or vae or texts[0]
 
 
@@ -189,6 +214,7 @@ def keep_only(model: Model, choice: str) -> None:
     if choice not in CHOICES:
         raise UnknownNameError("part", choice, CHOICES)
     if choice == "unet":
+        keep_last_alpha(model)
         table = model.parts()
         kept = {name: node for name, node in model.tensors.items() if table.part_of(name) in ("unet", "marker")}
     elif choice == "vae":
@@ -202,6 +228,8 @@ def keep_only(model: Model, choice: str) -> None:
     if not any(not is_marker(name) for name in kept):
         raise BadFileError(model.path, f"it holds no {choice}", "Choose another file or another part")
     model.tensors = kept
+    if choice != "unet":
+        forget_prediction(model)
 
 
 def drop(model: Model, part: Part) -> None:
@@ -210,74 +238,21 @@ def drop(model: Model, part: Part) -> None:
     kept = {name: node for name, node in model.tensors.items() if table.part_of(name) != part}
     if len(kept) == len(model.tensors):
         raise BadFileError(model.path, f"it holds no {part}", "Choose another file or another part")
-    if not kept:
+    if not any(not is_marker(name) and name not in SCHEDULE for name in kept):
         raise BadFileError(model.path, f"it holds nothing but its {part}", "Keep at least one part")
     model.tensors = kept
+    if part == "unet":
+        forget_prediction(model)
 
 
-def put_in(model: Model, donor: Model, choice: str) -> int:
-    """Put a part of another file into this checkpoint, in place of what is there, and return how many tensors came.
-
-    Names and forms are turned into those of this checkpoint. The donor's files stay open as long as this model's.
-    Raises BadFileError where the donor does not hold the part, UsageError where this model has no place for it.
-    """
-    if choice not in CHOICES:
-        raise UnknownNameError("part", choice, CHOICES)
-    family = family_of(model.tensors)
-    if family is None:
-        raise UsageError(f"{model.path} is of no family whose parts can be exchanged", _REMEDY)
-    if choice == "vae":
-        found = {VAE_PREFIX + name: node for name, node in vae_tensors(donor.tensors, "ldm").items()}
-        old = VAE_PREFIX
-    elif choice == "unet":
-        if family_of(donor.tensors) != family:
-            raise UsageError(f"{donor.path} is of another family than {model.path}", "Choose a UNet of the same family")
-        found = {UNET_PREFIX + name: node for name, node in unet_tensors(donor.tensors, "ldm").items()}
-        old = UNET_PREFIX
-    else:
-        return _put_encoders(model, donor, family, choice)
-    return _exchange(model, donor, found, old, choice)
-
-
-def _put_encoders(model: Model, donor: Model, family: Family, choice: str) -> int:
-    wanted: list[Slot] = [slot for known, slot in PLACES if known == family and choice in ("te", slot)]
-    if not wanted:
-        raise UsageError(f"a model of the family {family} has no place for {choice}", "Choose another part")
-    available = find_encoders(donor.tensors)
-    came = 0
-    for slot in wanted:
-        if slot not in available:
-            if choice == "te" and came:
-                continue
-            raise BadFileError(donor.path, f"it holds no {slot}", "Choose another file")
-        prefix, form = PLACES[family, slot]
-        found = {prefix + name: node for name, node in in_form(available[slot], _form(form)).items()}
-        came += _exchange(model, donor, found, prefix, slot)
-    return came
-
-
-def _form(form: Form) -> Form:
-    return form
-
-
-def _exchange(model: Model, donor: Model, found: dict[str, Node], prefix: str, choice: str) -> int:
-    if not found:
-        raise BadFileError(donor.path, f"it holds no {choice}", "Choose another file")
-    _check_fit(model, donor, found)
-    for name in [name for name in model.tensors if name.startswith(prefix)]:
+def forget_prediction(model: Model) -> None:
+    """Take away what says how the UNet predicts, where that is no longer in the file: markers, schedule, metadata."""
+    for name in [name for name in model.tensors if is_prediction(name)]:
         del model.tensors[name]
-        model.quantized.pop(name, None)
-    model.tensors.update(found)
-    model.adopt(donor)
-    model.notes.append(f"{choice} ({len(found)} tensors) was taken from {donor.path.name}")
-    return len(found)
+    for name in PREDICTION_FIELDS:
+        model.metadata.pop(name, None)
 
 
-def _check_fit(model: Model, donor: Model, found: Mapping[str, Node]) -> None:
-    for name, node in found.items():
-        here = model.tensors.get(name)
-        if here is not None and here.shape != node.shape and name not in model.quantized:
-            raise UsageError(
-                f"tensor {name!r} is {node.shape} in {donor.path} and {here.shape} in {model.path}",
-                "Choose a part of the same family",
-            )
+def is_prediction(name: str) -> bool:
+    """Whether a tensor says how the UNet predicts or on which schedule it was trained."""
+    return name in SCHEDULE or (is_marker(name) and not name.endswith("scaled_fp8"))

@@ -171,6 +171,7 @@ class GgufBlocks:
                 f"tensor {name!r} is of the GGUF type {info.dtype}, which cannot be read back",
                 f"Use a file in one of {', '.join(DECODERS)}",
             )
+        self.name = name
         self.shape = info.shape
         self._decode = DECODERS[info.dtype]
         self._two_steps = _TWO_STEPS.get(info.dtype)

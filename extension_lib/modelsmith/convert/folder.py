@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UsageError
+from modelsmith.files.sharded import PARTS
 
 ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".gguf"})
 JOURNAL = ".modelsmith-journal.jsonl"
@@ -34,21 +35,36 @@ class Outcome:
     skipped: bool = False
 
 
-def find_models(folder: Path, *, within: Path | None = None) -> list[Path]:
-    """All model files under a folder, sorted; hidden ones and those in the folder ``within`` are left out.
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is one model: the parts of diffusers, or shards with their index, or one part with its
+    configuration."""
+    if not path.is_dir():
+        return False
+    if any((path / part).is_dir() for part in PARTS) or any(path.glob("*.index.json")):
+        return True
+    return (path / "config.json").exists()
 
-    Raises UsageError where it is no folder.
+
+def find_models(folder: Path, *, within: Path | None = None) -> list[Path]:
+    """All models under a folder, sorted: files, and folders that are one model.
+
+    Hidden ones and those in the folder ``within`` are left out. Raises UsageError where it is no folder.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder", "Choose a folder")
     found: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in ENDINGS and not hidden and path.is_file():
-            if within is not None and within != folder and path.is_relative_to(within):
-                continue
-            found.append(path)
-    return found
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        found += [here / name for name in folders if not name.startswith(".") and is_model_folder(here / name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and here / name not in found]
+        found += [here / name for name in files if not name.startswith(".") and _is_model(here / name)]
+    if within is not None and within != folder:
+        found = [path for path in found if not path.is_relative_to(within)]
+    return sorted(found)
+
+
+def _is_model(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS and path.is_file()
 
 
 def job_id(description: str) -> str:
@@ -84,16 +100,32 @@ class Journal:
 
     def is_done(self, source: Path, target: Path) -> bool:
         """Whether this very file was done to this target, and the target is as it was left."""
-        entry = self._done.get(str(source.resolve()))
-        if entry is None or entry.get("stamp") != _stamp(source) or entry.get("target") != str(target.resolve()):
+        entry = self._entry(source)
+        if entry is None:
             return False
-        return entry.get("made") == _stamp(target)
+        if entry.get("target") is None:  # nothing was to be written
+            return True
+        return entry.get("target") == str(target.resolve()) and entry.get("made") == _stamp(target)
 
-    def note(self, source: Path, target: Path | None) -> None:
-        """Write down that a file was done, to the disk before the next one begins. Raises UsageError."""
+    def target_of(self, source: Path) -> Path | None:
+        """Where this very file was written to by this job; None where it was not."""
+        entry = self._entry(source)
+        target = entry.get("target") if entry is not None else None
+        return Path(str(target)) if target is not None else None
+
+    def _entry(self, source: Path) -> dict[str, object] | None:
+        entry = self._done.get(str(source.resolve()))
+        return entry if entry is not None and entry.get("stamp") == _stamp(source) else None
+
+    def note(self, source: Path, target: Path | None, made: Path | None = None) -> None:
+        """Write down that a file was done, to the disk before the next one begins. Raises UsageError.
+
+        target: None where nothing was to be written. made: the whole file while it has not got its name yet, so that
+        no moment is left at which it has its name and is not written down.
+        """
         entry = {"job": self._job, "source": str(source.resolve()), "stamp": _stamp(source)}
         if target is not None:
-            entry.update(target=str(target.resolve()), made=_stamp(target))
+            entry.update(target=str(target.resolve()), made=_stamp(made or target))
         try:
             with self.path.open("ab") as file:
                 if file.tell() and not self._ends_with_newline():
@@ -105,6 +137,10 @@ class Journal:
             raise UsageError(f"{self.path} cannot be written ({error.strerror})", "Choose another folder") from error
         self._done[str(source.resolve())] = dict(entry)
 
+    def noting(self, task: Task) -> Callable[[Path], None]:
+        """What writes a task down when its file is whole, for ``WriteOptions.finished``."""
+        return lambda temporary: self.note(task.source, task.target, temporary)
+
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -112,30 +148,56 @@ class Journal:
 
 
 def _stamp(path: Path) -> list[int] | None:
+    """Size and time of a file; of a folder all its bytes and the latest time in it."""
     try:
         found = path.stat()
+        if not path.is_dir():
+            return [found.st_size, found.st_mtime_ns]
+        inner = [one.stat() for one in path.rglob("*") if one.is_file()]
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [sum(one.st_size for one in inner), max((one.st_mtime_ns for one in inner), default=0)]
 
 
-def plan_folder(sources: Iterable[Path], root: Path, output: Path, journal: Journal) -> list[Task]:
-    """Where each file goes: the same place under ``output``. Two that would meet there keep their old ending too."""
+def plan_folder(
+    sources: Iterable[Path],
+    root: Path,
+    output: Path,
+    journal: Journal,
+    named: Callable[[Path], str] | None = None,
+) -> list[Task]:
+    """Where each file goes: the same place under ``output``. Two that would meet there keep their old ending too.
+
+    What was done before keeps its place, whatever came to the folder since. named: gives the name without ending.
+    """
+    known = list(sources)
+    places = {source: journal.target_of(source) for source in known}
+    taken = {str(place).lower() for place in places.values() if place is not None}
     tasks: list[Task] = []
-    taken: set[str] = set()
-    for source in sources:
-        relative = source.relative_to(root)
-        target = output / relative.with_suffix(".safetensors")
-        if str(target).lower() in taken:
-            ending = relative.suffix.lstrip(".").lower()
-            target = target.with_name(f"{relative.stem}-{ending}.safetensors")
-        number = 2
-        while str(target).lower() in taken:
-            target = target.with_name(f"{relative.stem}-{number}.safetensors")
-            number += 1
-        taken.add(str(target).lower())
+    for source in known:
+        target = _place(source, root, output, named)
+        earlier = places[source]
+        if earlier is not None and earlier.parent == target.parent.resolve():
+            target = target.with_name(earlier.name)
+        elif str(target.resolve()).lower() in taken:
+            target = _free_place(target, source, taken)
+        taken.add(str(target.resolve()).lower())
         tasks.append(Task(source, target, journal.is_done(source, target)))
     return tasks
+
+
+def _place(source: Path, root: Path, output: Path, named: Callable[[Path], str] | None) -> Path:
+    stem = source.name if source.is_dir() else source.stem
+    return output / source.relative_to(root).parent / f"{named(source) if named is not None else stem}.safetensors"
+
+
+def _free_place(target: Path, source: Path, taken: Container[str]) -> Path:
+    ending, number = source.suffix.lstrip(".").lower() or "2", 2
+    place = target.with_name(f"{target.stem}-{ending}.safetensors")
+    while str(place.resolve()).lower() in taken:
+        place = target.with_name(f"{target.stem}-{number}.safetensors")
+        number += 1
+    return place
 
 
 def run_folder(
@@ -161,8 +223,7 @@ def _do(task: Task, journal: Journal, work: Callable[[Task], bool]) -> Outcome:
     try:
         task.target.parent.mkdir(parents=True, exist_ok=True)
         wrote = work(task)
-        if wrote:
-            journal.note(task.source, task.target)
+        journal.note(task.source, task.target if wrote else None)
         return Outcome(task, skipped=not wrote)
     except Cancelled:
         raise

@@ -36,23 +36,25 @@ def hash_file(
     path: Path,
     cancelled: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    data: bool = True,
 ) -> Hashes:
     """Read a file once and hash it both ways. Raises BadFileError, Cancelled.
 
-    progress: told the bytes done and the bytes in all.
+    progress: told the bytes done and the bytes in all. data: whether the data are hashed on their own too.
     """
-    whole, data = hashlib.sha256(), hashlib.sha256()
+    whole, inner = hashlib.sha256(), hashlib.sha256()
     try:
         with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
             size = os.fstat(file.fileno()).st_size
             start = file.read(9)
-            header = int.from_bytes(start[:8], "little") + 8 if start[8:] == b"{" else -1
+            header = int.from_bytes(start[:8], "little") + 8 if data and start[8:] == b"{" else -1
             file.seek(0)
             position = 0
             while block := file.read(_CHUNK):
                 other = pool.submit(whole.update, block)
                 if header >= 0 and position + len(block) > header:
-                    data.update(memoryview(block)[max(0, header - position) :])
+                    inner.update(memoryview(block)[max(0, header - position) :])
                 other.result()
                 position += len(block)
                 if cancelled is not None and cancelled():
@@ -61,4 +63,4 @@ def hash_file(
                     progress(position, size)
     except OSError as error:
         raise BadFileError(path, f"reading failed ({error.strerror})", "Check the disk") from error
-    return Hashes(whole.hexdigest(), data.hexdigest() if header >= 0 else None)
+    return Hashes(whole.hexdigest(), inner.hexdigest() if header >= 0 else None)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelsmith.convert.casts import LossBook
-from modelsmith.convert.components import Layout, drop, keep_only, put_in, to_diffusers, to_ldm
+from modelsmith.convert.components import Layout, drop, family_of, is_checkpoint, keep_only, to_diffusers, to_ldm
+from modelsmith.convert.exchange import put_in
 from modelsmith.convert.model import Model, open_model
 from modelsmith.convert.precision import PARTS, Precision, decode_all, parse_precision, set_precision
 from modelsmith.convert.prune import PruneOptions, PruneReport, prune
 from modelsmith.convert.repair import Finding, RepairOptions, find_faults, mend
 from modelsmith.convert.write import WriteOptions, WriteResult, write_model
-from modelsmith.errors import UnknownNameError
+from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.sharded import PARTS as FOLDER_PARTS
 from modelsmith.identify import identify
 
@@ -64,8 +65,9 @@ def convert(source: Path, target: Path, job: ConvertJob, options: WriteOptions |
     is kept.
     """
     with open_model(source) as model:
-        book, _ = prepare(model, job)
-        return write_model(model, target, book, options)
+        book, pruned = prepare(model, job)
+        result = write_model(model, target, book, options)
+    return result if pruned is None else replace(result, dropped=pruned.dropped)
 
 
 def prepare(model: Model, job: ConvertJob) -> tuple[LossBook, PruneReport | None]:
@@ -76,13 +78,14 @@ def prepare(model: Model, job: ConvertJob) -> tuple[LossBook, PruneReport | None
             raise UnknownNameError("part", part, PARTS)
     book = LossBook()
     report = prune(model, job.prune) if job.prune is not None else None
-    layout = job.layout or ("ldm" if _is_diffusers_folder(model) else None)
-    if layout is not None or job.put or job.only not in (None, "unet"):
+    layout = job.layout or _layout_of_folder(model, job.only)
+    renamed = layout is not None or (job.put and not is_checkpoint(model))
+    if renamed or job.only not in (None, "unet"):
         decode_all(model, precision, book)
     for part, path in job.put:
         with open_model(path) as donor:
             decode_all(donor, Precision({}), book)
-            put_in(model, donor, part)
+            put_in(model, donor, part, book)
     for part in PARTS:
         if part in job.drop:
             drop(model, part)
@@ -96,11 +99,41 @@ def prepare(model: Model, job: ConvertJob) -> tuple[LossBook, PruneReport | None
     return book, report
 
 
-def _is_diffusers_folder(model: Model) -> bool:
+def is_diffusers_folder(model: Model) -> bool:
     """Whether the names are those of a whole diffusers folder, one part in each sub-folder."""
     if model.header.format != "sharded" or not any((model.path / part).is_dir() for part in FOLDER_PARTS):
         return False
     return all(name.startswith(_FOLDER_PREFIXES) for name in model.tensors)
+
+
+def settle_folder(model: Model, book: LossBook) -> None:
+    """Make a checkpoint of a whole diffusers folder; other models stay as they are. Raises UsageError as ``convert``
+    does."""
+    if _layout_of_folder(model, None) is not None:
+        decode_all(model, Precision({}), book)
+        to_ldm(model)
+
+
+def _layout_of_folder(model: Model, only: str | None) -> Layout | None:
+    """A whole diffusers folder becomes a checkpoint; of a family without one, its parts can be taken out.
+
+    Raises UsageError for such a family where no part was asked for.
+    """
+    if not is_diffusers_folder(model):
+        return None
+    if family_of(model.tensors) is not None:
+        return "ldm"
+    if only is None:
+        folders = [part for part in FOLDER_PARTS if any(name.startswith(f"{part}.") for name in model.tensors)]
+        raise UsageError(
+            f"{model.path} is a diffusers folder of a family that has no checkpoints of one file",
+            f"Convert its parts one by one: {', '.join(str(model.path / part) for part in folders)}",
+        )
+    if only == "unet":
+        roots = tuple(f"{part}." for part in ("unet", "transformer", "prior", "decoder"))
+        named = {name.partition(".")[2]: node for name, node in model.tensors.items() if name.startswith(roots)}
+        model.tensors = named or model.tensors
+    return None
 
 
 def repair(
@@ -112,8 +145,10 @@ def repair(
     """
     report = identify(source)
     with open_model(source) as model:
-        findings = find_faults(model, report, options)
+        book = LossBook()
+        settle_folder(model, book)
+        findings = find_faults(model, report, options, book)
         if target is None or not any(finding.apply is not None for finding in findings):
             return findings, None
         mend(model, findings)
-        return findings, write_model(model, target, LossBook(), write)
+        return findings, write_model(model, target, book, write)

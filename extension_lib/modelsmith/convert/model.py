@@ -41,9 +41,18 @@ class Model:
         """Which part each tensor belongs to."""
         return PartTable(self.tensors)
 
+    def plain(self) -> dict[str, Node]:
+        """The tensors as they are decoded: packed ones in their true shapes, without what belongs to the packing."""
+        hidden = {companion for packed in self.quantized.values() for companion in packed.companions}
+        found = {name: node for name, node in self.tensors.items() if name not in hidden}
+        return {**found, **{name: packed.node for name, packed in self.quantized.items()}}
+
     def bytes(self) -> int:
-        """Bytes of all tensors as they would be written now."""
-        return sum(nbytes(node) for node in self.tensors.values())
+        """Bytes of all tensors as they are stored, or would be written now; GGUF's packed types are stored only."""
+        stored = self.header.tensors
+        return sum(
+            stored[node.name].nbytes if isinstance(node, GgufBlocks) else nbytes(node) for node in self.tensors.values()
+        )
 
     def adopt(self, other: Model) -> None:
         """Keep another model's files open as long as this one's; its nodes may then be used here."""

@@ -59,7 +59,7 @@ def prune(model: Model, options: PruneOptions) -> PruneReport:
     if options.ema == "use":
         _use_ema(model)
     if options.schedule:
-        _keep_last_alpha(model)
+        keep_last_alpha(model)
     for name in list(model.tensors):
         kind = _reason(name, options)
         if kind and not is_marker(name):
@@ -103,7 +103,7 @@ def _use_ema(model: Model) -> None:
     model.notes.append(f"the EMA weights of {present} of {len(names)} UNet tensors are the weights now")
 
 
-def _keep_last_alpha(model: Model) -> None:
+def keep_last_alpha(model: Model) -> None:
     """The last value says whether the model was made for zero terminal SNR: it outlives the buffer as metadata."""
     node = model.tensors.get("alphas_cumprod")
     if node is None or not count(node.shape) or not DTYPES[node.dtype].floating:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelsmith.convert.card import CardFacts, model_card
+from modelsmith.convert.casts import LossBook
 from modelsmith.convert.hashes import Hashes, hash_file
+from modelsmith.convert.jobs import settle_folder
 from modelsmith.convert.model import Model, open_model
 from modelsmith.convert.precision import Precision, parse_precision, set_precision
 from modelsmith.convert.prune import PruneOptions, PruneReport, prune
@@ -34,7 +36,10 @@ _ARCHITECTURES = {
 }
 """Values of Stability's ModelSpec 1.0 (Stability-AI/ModelSpec), and the size that the family was trained at."""
 
-_PRIVATE = ("ss_", "training", "prompt", "workflow", "dataset", "wandb", "user", "host", "path")
+# What kohya's scripts, OneTrainer, ComfyUI and Lightning leave (ss_, ot_, prompt and workflow, epoch and global_step).
+_PRIVATE = ("ss_", "ot_", "training", "prompt", "workflow", "dataset", "wandb", "user", "host", "path", "epoch",
+            "global_step")  # fmt: skip
+_STALE = ("modelspec.hash_sha256", "format", "sshs_model_hash", "sshs_legacy_hash")  # of the file that it was
 _MAX_THUMBNAIL = 256 << 10
 _TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 
@@ -61,7 +66,8 @@ class PublishOptions:
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """What would be written: shown before anything is. unsettled: faults that are left to the user."""
+    """What would be written: shown before anything is. unsettled: faults that are left to the user; notes: what else
+    there is to say."""
 
     source: Path
     target: Path
@@ -72,6 +78,7 @@ class PublishPlan:
     pruned: PruneReport
     bytes_out: int
     unsettled: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def existing(self) -> tuple[Path, ...]:
@@ -97,7 +104,7 @@ def suggest_name(source: Path, title: str | None = None) -> str:
 def plan_publish(source: Path, folder: Path, options: PublishOptions) -> PublishPlan:
     """Work out name, metadata and size without writing. Raises as the readers do, UsageError for bad options."""
     with open_model(source) as model:
-        return _prepare(model, folder, options)[0]
+        return _prepare(model, folder, options, LossBook())[0]
 
 
 def publish(source: Path, folder: Path, options: PublishOptions, write: WriteOptions | None = None) -> Published:
@@ -109,11 +116,13 @@ def publish(source: Path, folder: Path, options: PublishOptions, write: WriteOpt
     """
     chosen = write or WriteOptions()
     with open_model(source) as model:
-        plan, precision = _prepare(model, folder, options)
+        book = LossBook()
+        plan, precision = _prepare(model, folder, options, book)
         if not chosen.overwrite:
             _refuse_existing(plan)
-        book = set_precision(model, precision)
+        set_precision(model, precision, book)
         result = write_model(model, plan.target, book, _half_way(chosen, 0))
+    result = replace(result, dropped=plan.pruned.dropped)
     hashes = hash_file(result.path, chosen.cancelled, _half_way(chosen, 1).progress)
     if hashes.sha256 != result.sha256:
         raise BadFileError(result.path, "what was read back is not what was written", "Check the disk and repeat")
@@ -150,10 +159,14 @@ def _half_way(write: WriteOptions, half: int) -> WriteOptions:
     return replace(write, progress=show)
 
 
-def _prepare(model: Model, folder: Path, options: PublishOptions) -> tuple[PublishPlan, Precision]:
+def _prepare(model: Model, folder: Path, options: PublishOptions, book: LossBook) -> tuple[PublishPlan, Precision]:
     report = identify(model.path)
     precision = parse_precision(options.precision)
-    target = output_path(folder, options.name or suggest_name(model.path, options.title))
+    settle_folder(model, book)
+    suggestion = suggest_name(model.path, options.title)
+    target = output_path(folder, options.name or suggestion)
+    if not target.name.isascii() or " " in target.name:
+        model.notes.append(f"the file name {target.name} is not plain ASCII without spaces, as {suggestion} would be")
     repairs: list[Said] = []
     found = find_faults(model, report)
     unsettled = tuple(fault.with_evidence() for fault in found if fault.apply is None)
@@ -168,7 +181,8 @@ def _prepare(model: Model, folder: Path, options: PublishOptions) -> tuple[Publi
     removed = tuple(sorted(before - set(model.metadata)))
     size = _size(model, precision)
     said = dict(model.metadata)
-    plan = PublishPlan(model.path, target, report, said, removed, tuple(repairs), pruned, size, unsettled)
+    notes = tuple(note for note in model.notes if note not in unsettled and note not in repairs)
+    plan = PublishPlan(model.path, target, report, said, removed, tuple(repairs), pruned, size, unsettled, notes)
     return plan, precision
 
 
@@ -187,7 +201,7 @@ def clean_metadata(model: Model, report: Report, options: PublishOptions) -> dic
     kept = {
         name: text
         for name, text in model.metadata.items()
-        if not (options.remove_private and is_private(name)) and name not in ("modelspec.hash_sha256", "format")
+        if not (options.remove_private and is_private(name)) and name not in _STALE
     }
     known = _ARCHITECTURES.get(report.architecture or "")
     fields: dict[str, str] = {"modelspec.sai_model_spec": "1.0.0"}

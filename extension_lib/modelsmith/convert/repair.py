@@ -6,16 +6,17 @@ Looking (a dry run) and mending are the same code up to that last step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from modelsmith.convert.casts import LossBook
-from modelsmith.convert.components import UNET_PREFIX, VAE_PREFIX, family_of, find_vae, put_in
+from modelsmith.convert.components import UNET_PREFIX, VAE_PREFIX, family_of, find_unet, find_vae
 from modelsmith.convert.encoders import PLACES, find_encoders
-from modelsmith.convert.model import Model, open_model
+from modelsmith.convert.exchange import put_in
+from modelsmith.convert.model import Model, Packed, open_model
 from modelsmith.convert.nodes import Constant, whole
 from modelsmith.convert.precision import Precision, decode_all
 from modelsmith.errors import UsageError
@@ -60,10 +61,13 @@ class RepairOptions:
     complete_from: Path | None = None
 
 
-def find_faults(model: Model, report: Report, options: RepairOptions | None = None) -> list[Finding]:
+def find_faults(
+    model: Model, report: Report, options: RepairOptions | None = None, book: LossBook | None = None
+) -> list[Finding]:
     """Look for every fault that is known here. report: what :func:`modelsmith.identify.identify` said of the file.
 
-    Nothing is changed; :func:`mend` does that. Raises UsageError for an unknown prediction.
+    Nothing is changed; :func:`mend` does that. book: where losses of parts go that are decoded when they are put in.
+    Raises UsageError for an unknown prediction.
     """
     chosen = options or RepairOptions()
     return [
@@ -72,7 +76,7 @@ def find_faults(model: Model, report: Report, options: RepairOptions | None = No
         *_markers(model, report, chosen.prediction),
         *_metadata(model, report, chosen.prediction),
         *_duplicates(model),
-        *_missing(model, chosen.complete_from),
+        *_missing(model, chosen.complete_from, book or LossBook()),
     ]
 
 
@@ -105,8 +109,10 @@ def _names(model: Model) -> list[Finding]:
         if clash:
             for old in renames:
                 model.tensors.pop(old, None)
+                model.quantized.pop(old, None)
         else:
             model.tensors = {renames.get(name, name): node for name, node in model.tensors.items()}
+            model.quantized = {renames.get(n, n): _renamed(one, renames) for n, one in model.quantized.items()}
 
     how = "dropped, since the file has them under the full names too" if clash else "renamed"
     return [
@@ -121,6 +127,10 @@ def _names(model: Model) -> list[Finding]:
     ]
 
 
+def _renamed(packed: Packed, renames: Mapping[str, str]) -> Packed:
+    return replace(packed, companions=tuple(renames.get(name, name) for name in packed.companions))
+
+
 def _positions(model: Model) -> list[Finding]:
     """``position_ids`` must be the whole numbers from 0 on, as I64."""
     found: list[Finding] = []
@@ -131,16 +141,26 @@ def _positions(model: Model) -> list[Finding]:
         right = torch.arange(len(values), dtype=torch.float64)
         as_read = torch.where(values.isfinite(), values.trunc(), -1.0)  # what a host makes of them
         wrong = int((as_read != right).sum())
-        if node.dtype == "I64" and not wrong:
+        wanted = _position_count(model, name)
+        if node.dtype == "I64" and not wrong and wanted in (None, len(values)):
             continue
-        shape = node.shape
+        shape = node.shape if wanted in (None, len(values)) else (*node.shape[:-1], wanted or 0)
 
         def apply(name: str = name, shape: tuple[int, ...] = shape) -> None:
             model.tensors[name] = Constant(torch.arange(count(shape)).reshape(shape))
 
         what, evidence = _position_story(name, node.dtype, wrong, values)
-        found.append(Finding("position-ids", what, evidence, f"set to 0 … {len(right) - 1} as int64", apply))
+        if wanted not in (None, len(values)):
+            what = f"{name} has {len(values)} positions, and its encoder {wanted}"
+            evidence = "the position embedding beside it has a row for each"
+        found.append(Finding("position-ids", what, evidence, f"set to 0 … {count(shape) - 1} as int64", apply))
     return found
+
+
+def _position_count(model: Model, name: str) -> int | None:
+    """How many positions the encoder has: the rows of the embedding beside the ids."""
+    beside = model.plain().get(name[: -len("position_ids")] + "position_embedding.weight")
+    return beside.shape[0] if beside is not None and len(beside.shape) == 2 else None
 
 
 def _position_story(name: str, kind: str, wrong: int, values: torch.Tensor) -> tuple[str, str]:
@@ -158,7 +178,7 @@ def _position_story(name: str, kind: str, wrong: int, values: torch.Tensor) -> t
             if kind == "I64"
             else f"{name} was merged as floats and left as {kind}"
         ) + f": {wrong} of {len(values)} positions are wrong"
-        return what, f"the first is position {first}, which holds {float(values[first]):g}"
+        return what, f"the first is position {first}, which holds {float(values[first]):.9g}"
     return f"{name} is {kind} instead of I64", "its values are right when cut to whole numbers"
 
 
@@ -278,7 +298,7 @@ def _metadata(model: Model, report: Report, told: str | None) -> list[Finding]:
 
 def _metadata_family(model: Model) -> list[Finding]:
     text = model.metadata.get("modelspec.architecture")
-    family = family_of(model.tensors)
+    family = family_of(model.plain())
     if text is None or family is None:
         return []
     said = text.lower().split("/")[0]
@@ -306,17 +326,28 @@ def _forget(model: Model, name: str) -> None:
     model.metadata.pop(name, None)
 
 
+_TWICE = (
+    ("UNet", UNET_PREFIX, "unet."),
+    ("VAE", VAE_PREFIX, "vae."),
+    ("text encoder", "cond_stage_model.transformer.", "text_encoders.clip_l.transformer."),
+    ("text encoder", "cond_stage_model.model.", "text_encoders.clip_h.transformer."),
+    ("text encoder", "conditioner.embedders.0.transformer.", "text_encoders.clip_l.transformer."),
+    ("text encoder", "conditioner.embedders.1.model.", "text_encoders.clip_g.transformer."),
+)
+
+
 def _duplicates(model: Model) -> list[Finding]:
     """Parts that are there twice under different prefixes: hosts read one and carry the other along."""
     found: list[Finding] = []
-    for part, kept, spare in (
-        ("VAE", VAE_PREFIX, "vae."),
-        ("text encoder", "cond_stage_model.transformer.", "text_encoders.clip_l.transformer."),
-        ("text encoder", "conditioner.embedders.0.transformer.", "text_encoders.clip_l.transformer."),
-        ("text encoder", "conditioner.embedders.1.model.", "text_encoders.clip_g.transformer."),
-    ):
+    for part, kept, spare in _TWICE:
+        first = sum(name.startswith(kept) for name in model.tensors)
         second = [name for name in model.tensors if name.startswith(spare)]
-        if not second or not any(name.startswith(kept) for name in model.tensors):
+        if not second or not first:
+            continue
+        evidence = f"{len(second)} tensors begin with {spare} beside those of {kept}"
+        if 2 * first < len(second):  # OpenCLIP's form has fewer tensors than the other, but not by half
+            evidence = f"{len(second)} tensors begin with {spare}, and only {first} with {kept}, where hosts look"
+            found.append(Finding("twice", f"the {part} is there twice", evidence, ""))
             continue
 
         def apply(second: list[str] = second) -> None:
@@ -324,7 +355,6 @@ def _duplicates(model: Model) -> list[Finding]:
                 model.tensors.pop(name, None)
                 model.quantized.pop(name, None)
 
-        evidence = f"{len(second)} tensors begin with {spare} beside those of {kept}"
         found.append(Finding("twice", f"the {part} is there twice", evidence, f"the copy under {spare} dropped", apply))
     return found
 
@@ -333,10 +363,11 @@ def _any_under(model: Model, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in model.tensors)
 
 
-def _missing(model: Model, donor_path: Path | None) -> list[Finding]:
-    """A checkpoint without VAE or text encoder, and the file to complete it from."""
-    family = family_of(model.tensors)
-    if family is None or not any(name.startswith(UNET_PREFIX) for name in model.tensors):
+def _missing(model: Model, donor_path: Path | None, book: LossBook) -> list[Finding]:
+    """A checkpoint without VAE or text encoder, and the file to complete it from; with such a file a bare UNet too."""
+    family = family_of(model.plain())
+    whole = _any_under(model, UNET_PREFIX) or (donor_path is not None and find_unet(model.tensors) is not None)
+    if family is None or not whole:
         return []
     lacking: list[str] = [] if find_vae(model.tensors) or _any_under(model, VAE_PREFIX) else ["vae"]
     present = find_encoders(model.tensors)
@@ -345,17 +376,29 @@ def _missing(model: Model, donor_path: Path | None) -> list[Finding]:
         for (known, slot), (place, _) in PLACES.items()
         if known == family and slot not in present and not _any_under(model, place)
     ]
+    given = _held(donor_path, lacking) if lacking and donor_path is not None else frozenset[str]()
     found: list[Finding] = []
     for part in lacking:
         evidence = f"a {family} checkpoint has one, and none of its tensors are there"
         if donor_path is None:
             found.append(Finding("missing", f"the {part} is missing", evidence, ""))
             continue
+        if part not in given:
+            evidence = f"none of its tensors are there, nor in {donor_path.name}"
+            found.append(Finding("missing", f"the {part} is missing", evidence, ""))
+            continue
 
         def apply(part: str = part, path: Path = donor_path) -> None:
             with open_model(path) as donor:
-                decode_all(donor, Precision({}), LossBook())
-                put_in(model, donor, part)
+                decode_all(donor, Precision({}), book)
+                put_in(model, donor, part, book)
 
         found.append(Finding("missing", f"the {part} is missing", evidence, f"taken from {donor_path.name}", apply))
     return found
+
+
+def _held(path: Path, parts: list[str]) -> frozenset[str]:
+    """Which of these parts a file has."""
+    with open_model(path) as donor:
+        present = find_encoders(donor.tensors)
+        return frozenset(p for p in parts if p in present or (p == "vae" and find_vae(donor.tensors) is not None))

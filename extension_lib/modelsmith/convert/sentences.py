@@ -26,6 +26,25 @@ JAPANESE: Mapping[str, str] = {
     "{} cannot be made ({})": "{} を作れません（{}）",
     "Choose another": "別のものを選んでください",
     "Create it first": "先に作成してください",
+    "--name, --title and --thumbnail are for one model": "--name、--title、--thumbnail は一つのモデル用です",
+    "Leave them out for a folder": "フォルダーでは指定しないでください",
+    # ---- the Convert view
+    "no file is chosen": "ファイルが選ばれていません",
+    "Choose one": "一つ選んでください",
+    "Choose it": "選んでください",
+    "{} files are chosen, and this is done one file at a time": (
+        "ファイルが {} 個選ばれていますが、これは一つずつ行います"
+    ),
+    "{} holds no such model file": "{} に該当するモデルファイルはありません",
+    "Choose again, or change the words": "選び直すか、言葉を変えてください",
+    "no spelling is chosen": "名前の形式が選ばれていません",
+    "Choose the original names or those of diffusers": "元の名前か diffusers の名前を選んでください",
+    "the file that gives the part is not chosen": "部分の取り出し元のファイルが選ばれていません",
+    "both are the same file": "同じファイルです",
+    "Choose another one to compare with": "比べる相手に別のファイルを選んでください",
+    "the file to compare with is not chosen": "比べるファイルが選ばれていません",
+    "a title is for one file": "タイトルは一つのファイル用です",
+    "Leave it empty, then each file keeps its own name": "空のままにすると、それぞれのファイル名を使います",
     # ---- comparing
     "the list of hashes cannot be read ({})": "ハッシュの一覧を読めません（{}）",
     "line {} of {} holds no hash and name": "{1} の {0} 行目にハッシュと名前がありません",
@@ -49,6 +68,14 @@ JAPANESE: Mapping[str, str] = {
     "Choose one of them by name": "名前で一つ選んでください",
     "{} is of another family than {}": "{} は {} と系統が違います",
     "Choose a UNet of the same family": "同じ系統の UNet を選んでください",
+    "the VAE of {} is one of {}, and {} is {}": "{} の VAE は {} のもので、{} は {} です",
+    "Choose a VAE of the same family, or put it in all the same with modelsmith vae bake --force": (
+        "同じ系統の VAE を選ぶか、それでも入れる場合は modelsmith vae bake --force を使ってください"
+    ),
+    "{} is a diffusers folder of a family that has no checkpoints of one file": (
+        "{} は、一つのファイルのチェックポイントがない系統の diffusers フォルダーです"
+    ),
+    "Convert its parts one by one: {}": "部分ごとに変換してください: {}",
     # ---- quantised models
     "Download the file again, or use another copy of the model": (
         "もう一度ダウンロードするか、別の入手元のものを使ってください"
@@ -117,6 +144,9 @@ JAPANESE: Mapping[str, str] = {
     "its {} packed bytes claim to be {}": "圧縮された {} バイトが {} バイトになると書かれています",
     "Do not use this file": "このファイルは使わないでください",
     "it cannot be unpacked ({})": "展開できません（{}）",
+    "the file name {} is not plain ASCII without spaces, as {} would be": (
+        "ファイル名 {} に ASCII 以外の文字か空白があります（候補: {}）"
+    ),
     "the prediction {} is unknown": "予測タイプ {} は不明です",
     "Write one of {}": "{} のいずれかを指定してください",
     # ---- notes
@@ -138,6 +168,7 @@ JAPANESE: Mapping[str, str] = {
         "フォルダーのスケジューラーの設定に従い、マーカー {} を追加しました"
     ),
     "{} ({} tensors) was taken from {}": "{0}（テンソル {1} 個）を {2} から取り込みました",
+    "the markers ({}) follow the UNet of {}": "マーカー（{}）は {} の UNet に合わせました",
     # ---- findings
     "{} text encoder tensors lack text_model. in their names (NovelAI's and other early files, and encoders that "
     "transformers 5 saved)": (
@@ -166,6 +197,8 @@ JAPANESE: Mapping[str, str] = {
         "{0} は小数でマージされて {1} のまま残り、{3} 個のうち {2} 個の位置が誤っています"
     ),
     "the first is position {}, which holds {}": "最初は位置 {} で、値は {} です",
+    "{} has {} positions, and its encoder {}": "{0} の位置は {1} 個ですが、エンコーダーの位置は {2} 個です",
+    "the position embedding beside it has a row for each": "同じ場所の位置の埋め込みの行数からわかります",
     "{} is {} instead of I64": "{} の型が I64 ではなく {} です",
     "its values are right when cut to whole numbers": "小数を切り捨てれば正しい値です",
     "you said so ({})": "ユーザーの指定（{}）",
@@ -184,6 +217,10 @@ JAPANESE: Mapping[str, str] = {
     "the {} is there twice": "{} が二つあります",
     "text encoder": "テキストエンコーダー",
     "{} tensors begin with {} beside those of {}": "{2} のほかに、{1} で始まるテンソルが {0} 個あります",
+    "{} tensors begin with {}, and only {} with {}, where hosts look": (
+        "{1} で始まるテンソルが {0} 個あり、WebUI が読む {3} には {2} 個しかありません"
+    ),
+    "none of its tensors are there, nor in {}": "テンソルが一つもなく、{} にもありません",
     "the copy under {} dropped": "{} の下のものを取り除きます",
     "the {} is missing": "{} がありません",
     "a {} checkpoint has one, and none of its tensors are there": (

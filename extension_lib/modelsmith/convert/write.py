@@ -27,16 +27,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """overwrite: replace an existing target. progress, cancelled: asked and told after every chunk."""
+    """overwrite: replace an existing target. progress, cancelled: asked and told after every chunk. finished: told the
+    temporary path of the whole file before it gets its name."""
 
     overwrite: bool = False
     progress: Progress | None = None
     cancelled: Callable[[], bool] | None = None
+    finished: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What was written. losses: by tensor; notes: sentences for the user."""
+    """What was written. losses: by tensor; notes: sentences for the user; dropped: how many tensors of each kind were
+    left out, None where nothing was asked to be."""
 
     path: Path
     bytes_in: int
@@ -45,6 +48,7 @@ class WriteResult:
     seconds: float
     losses: dict[str, Loss] = field(default_factory=dict[str, Loss])
     notes: tuple[str, ...] = ()
+    dropped: dict[str, int] | None = None
 
 
 def write_model(model: Model, target: Path, book: LossBook, options: WriteOptions | None = None) -> WriteResult:
@@ -64,7 +68,7 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
     with StreamingWriter(target, entries, model.metadata, writing) as writer:
         _Run(writer, [model.tensors[name] for name in order], book, chosen).run()
         model.check_unchanged()
-        written = writer.finish()
+        written = writer.finish(check=chosen.finished)
     return WriteResult(
         written.path,
         model.header.size,

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from modelsmith.errors import UsageError
+from modelsmith.speech_cli import Parser, say, told, words, write
 
 if TYPE_CHECKING:
     from modelsmith.lora.bake import BakeResult
     from modelsmith.lora.extract import Components
     from modelsmith.lora.factorise import Method, RankChoice
+    from modelsmith.lora.info import LoraInfo
     from modelsmith.lora.match import MatchReport
 
 _SPEC_HELP = (
@@ -25,7 +27,7 @@ _SPEC_HELP = (
 _LISTED = 10
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add the command and its four subcommands."""
     parser = subparsers.add_parser("lora", help="bake, extract, merge and describe LoRAs")
     commands = parser.add_subparsers(dest="lora_command", required=True, metavar="COMMAND")
@@ -35,13 +37,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_info(commands.add_parser("info", help="say what a LoRA holds and how it fits a checkpoint"))
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _common(parser: Parser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
 
 
-def _add_bake(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model", required=True, type=Path, metavar="CHECKPOINT")
+def _add_bake(parser: Parser) -> None:
+    parser.add_argument("-m", "--model", required=True, type=Path, metavar="CHECKPOINT", help="the checkpoint")
     parser.add_argument("-l", "--lora", required=True, action="append", metavar="LORA", help=_SPEC_HELP)
     _common(parser)
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="precision of the output (as the checkpoint)")
@@ -51,46 +53,39 @@ def _add_bake(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_bake)
 
 
-def _add_extract(parser: argparse.ArgumentParser) -> None:
+def _add_extract(parser: Parser) -> None:
     parser.add_argument("-b", "--base", required=True, type=Path, metavar="CHECKPOINT", help="the model to start from")
     parser.add_argument("-t", "--tuned", required=True, type=Path, metavar="CHECKPOINT", help="the model to come to")
     _common(parser)
     _add_rank(parser, 32)
     parser.add_argument("--conv-rank", type=int, metavar="N", help="rank of larger kernels (as --rank; 0 leaves out)")
     parser.add_argument("--clamp", type=float, metavar="Q", help="clamp factors beyond this quantile (kohya: 0.99)")
-    parser.add_argument("--method", choices=("auto", "exact", "random"), default="auto")
+    parser.add_argument("--method", choices=("auto", "exact", "random"), default="auto", help="how factors are found")
     parser.add_argument("--only", choices=("unet", "text"), help="one part instead of all")
     parser.add_argument("--differences", action="store_true", help="keep biases and norms too, as full differences")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help="leave out tensors that change less")
     parser.set_defaults(run=run_extract)
 
 
-def _add_merge(parser: argparse.ArgumentParser) -> None:
+def _add_merge(parser: Parser) -> None:
     parser.add_argument("-l", "--lora", required=True, action="append", metavar="LORA", help="FILE or FILE:STRENGTH")
     _common(parser)
     _add_rank(parser, None)
     parser.set_defaults(run=run_merge)
 
 
-def _add_rank(parser: argparse.ArgumentParser, default: int | None) -> None:
+def _add_rank(parser: Parser, default: int | None) -> None:
     parser.add_argument("-r", "--rank", type=int, default=default, metavar="N", help="rank (the most, with --energy)")
     parser.add_argument("--energy", type=float, metavar="E", help="keep this share (0 to 1) of the sum of squares")
     parser.add_argument("--seed", type=int, default=0, help="of the random basis")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="precision of the LoRA")
 
 
-def _add_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="LORA")
+def _add_info(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="LORA", help="LoRA files")
     parser.add_argument("-m", "--model", type=Path, metavar="CHECKPOINT", help="say what of it matches this model")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.set_defaults(run=run_info)
-
-
-def _write(text: str, stream: str = "stdout") -> None:
-    """Print at once; names that the terminal cannot show must not stop the work."""
-    target = sys.stderr if stream == "stderr" else sys.stdout
-    encoding = target.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=target, flush=True)
 
 
 def _progress() -> Callable[[int, int], None] | None:
@@ -120,12 +115,13 @@ def run_bake(arguments: argparse.Namespace) -> int:
     )
     result = bake(request, _progress())
     if arguments.json:
-        _write(json.dumps(_bake_json(result), ensure_ascii=False))
+        write(json.dumps(_bake_json(result), ensure_ascii=False))
         return 0
     for report in result.reports:
         _write_match(report)
-    _write(f"{result.path}: {result.changed} tensors changed, {result.bytes:,} bytes in {result.seconds:.1f} s")
-    _write(f"sha256 {result.sha256}")
+    size = f"{result.bytes:,}", f"{result.seconds:.1f}"
+    say("{}: {} tensors changed, {} bytes in {} s", result.path, result.changed, *size)
+    write(f"sha256 {result.sha256}")
     return 0
 
 
@@ -146,9 +142,9 @@ def _bake_json(result: BakeResult) -> dict[str, object]:
 
 def _write_match(report: MatchReport) -> None:
     """How much matched, and every name that did not."""
-    _write(f"{report.path.name}: {report.modules} modules matched, {len(report.unmatched)} not")
+    say("{}: {} modules matched, {} not", report.path.name, report.modules, len(report.unmatched))
     for name, reason in report.unmatched.items():
-        _write(f"  not applied: {name} ({reason})")
+        say("  not applied: {} ({})", name, told(reason))
 
 
 def _choice(arguments: argparse.Namespace, rank: int | None, clamp: float | None = None) -> RankChoice:
@@ -180,12 +176,11 @@ def run_extract(arguments: argparse.Namespace) -> int:
         arguments.overwrite,
     )
     result = extract(request, _progress())
-    _write(
-        f"{result.path}: {result.modules} modules, rank {_ranks(result.ranks)}, {100 * result.energy:.2f} % of the "
-        f"difference's energy, {result.bytes:,} bytes in {result.seconds:.1f} s"
-    )
-    _write_list("differ, but are not in the LoRA", result.left_out)
-    _write_list("are in one checkpoint only", result.missing)
+    energy, size = f"{100 * result.energy:.2f}", (f"{result.bytes:,}", f"{result.seconds:.1f}")
+    say("{}: {} modules, rank {}, {} % of the difference's energy, {} bytes in {} s",
+        result.path, result.modules, _ranks(result.ranks), energy, *size)  # fmt: skip
+    _write_list("  {} tensors differ, but are not in the LoRA: {}", result.left_out)
+    _write_list("  {} tensors are in one checkpoint only: {}", result.missing)
     return 0
 
 
@@ -203,26 +198,25 @@ def run_merge(arguments: argparse.Namespace) -> int:
         arguments.overwrite,
     )
     result = combine(request)
-    kept = "exact" if exact else f"{100 * result.energy:.2f} % of the energy"
-    _write(
-        f"{result.path}: {result.modules} modules, rank {_ranks(result.ranks)}, {kept}, {result.bytes:,} bytes in "
-        f"{result.seconds:.1f} s"
-    )
-    _write_list("were no kind of LoRA tensor that is known and are left out", result.leftover)
+    kept = words("exact") if exact else words("{} % of the energy", f"{100 * result.energy:.2f}")
+    size = f"{result.bytes:,}", f"{result.seconds:.1f}"
+    say("{}: {} modules, rank {}, {}, {} bytes in {} s", result.path, result.modules, _ranks(result.ranks), kept, *size)
+    _write_list("  {} tensors were no kind of LoRA tensor that is known and are left out: {}", result.leftover)
     return 0
 
 
 def _ranks(ranks: Sequence[int]) -> str:
     if not ranks:
-        return "none"
+        return words("none")
     low, high = min(ranks), max(ranks)
-    return str(low) if low == high else f"{low} to {high}"
+    return str(low) if low == high else words("{} to {}", low, high)
 
 
 def _write_list(what: str, names: Sequence[str]) -> None:
+    """what: a sentence for how many there are and which."""
     if names:
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        _write(f"  {len(names)} tensors {what}: {', '.join(names[:_LISTED])}{more}")
+        shown = ", ".join(names[:_LISTED])
+        say(what, len(names), words("{} and {} more", shown, len(names) - _LISTED) if len(names) > _LISTED else shown)
 
 
 def run_info(arguments: argparse.Namespace) -> int:
@@ -232,23 +226,27 @@ def run_info(arguments: argparse.Namespace) -> int:
     for path in cast("list[Path]", arguments.files):
         info = describe(path, arguments.model)
         if arguments.json:
-            _write(json.dumps(info.to_json(), ensure_ascii=False))
-            continue
-        kinds = ", ".join(f"{number} × {kind}" for kind, number in info.kinds.items())
-        ranks = ", ".join(f"{rank} ({number})" for rank, number in info.ranks.items())
-        _write(f"{path}\n  fits      {' or '.join(info.architectures) or 'cannot be told'}\n  modules   {kinds}")
-        _write(f"  parts     {info.diffusion} in the diffusion model, {info.text} in text encoders")
-        if ranks:
-            _write(f"  ranks     {ranks}")
-        for key, value in cast("dict[str, str]", info.to_json()["metadata"]).items():
-            _write(f"  {key} = {value}")
-        if info.file.leftover:
-            _write_list("of no kind that is known here", info.file.leftover)
-        if info.match is not None:
-            reasons = Counter(info.match.unmatched.values())
-            _write(f"  matches   {info.match.modules} modules; " + (_reasons(reasons) or "nothing is left over"))
+            write(json.dumps(info.to_json(), ensure_ascii=False))
+        else:
+            _write_info(path, info)
     return 0
 
 
+def _write_info(path: Path, info: LoraInfo) -> None:
+    kinds = ", ".join(f"{number} × {kind}" for kind, number in info.kinds.items())
+    write(f"{path}")
+    say("  fits      {}", words(" or ").join(info.architectures) or words("cannot be told"))
+    say("  modules   {}", kinds)
+    say("  parts     {} in the diffusion model, {} in text encoders", info.diffusion, info.text)
+    if info.ranks:
+        say("  ranks     {}", ", ".join(f"{rank} ({number})" for rank, number in info.ranks.items()))
+    for key, value in cast("dict[str, str]", info.to_json()["metadata"]).items():
+        write(f"  {key} = {value}")
+    _write_list("  {} tensors of no kind that is known here: {}", info.file.leftover)
+    if info.match is not None:
+        reasons = Counter(info.match.unmatched.values())
+        say("  matches   {} modules; {}", info.match.modules, _reasons(reasons) or words("nothing is left over"))
+
+
 def _reasons(reasons: Counter[str]) -> str:
-    return ", ".join(f"{number} not: {reason}" for reason, number in reasons.items())
+    return ", ".join(words("{} not: {}", number, told(reason)) for reason, number in reasons.items())

@@ -99,4 +99,11 @@ JAPANESE: Mapping[str, str] = {
     "Convert the checkpoint to fp16 or bf16 first (modelsmith convert)": (
         "先にチェックポイントを fp16 か bf16 に変換してください（modelsmith convert）"
     ),
+    # ---- why a module was not applied
+    "the checkpoint's module has no bias": "チェックポイントのモジュールにバイアスがありません",
+    "the checkpoint's module has no weight": "チェックポイントのモジュールに重みがありません",
+    "no kind of LoRA tensor that is known here": "未知の形式の LoRA のテンソルです",
+    "the checkpoint has no such module": "チェックポイントにこのモジュールがありません",
+    "the file has no diffusion model": "ファイルに拡散モデルがありません",
+    "the checkpoint has no {} text encoder": "チェックポイントに {} のテキストエンコーダーがありません",
 }

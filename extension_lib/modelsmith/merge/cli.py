@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelsmith.errors import UsageError
 from modelsmith.merge import difference_cli, replay_cli
+from modelsmith.speech_cli import Parser, bar, language, say, words, write
 
 if TYPE_CHECKING:
-    from modelsmith.merge.request import MergeRequest
+    from modelsmith.merge.guard import Notice
+    from modelsmith.merge.request import MergeRequest, MergeResult
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add the commands ``merge``, ``replay`` and ``difference``."""
     replay_cli.add_parser(subparsers)
     difference_cli.add_parser(subparsers)
@@ -32,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def _add_weights(parser: argparse.ArgumentParser) -> None:
+def _add_weights(parser: Parser) -> None:
     """How strongly which tensors are merged."""
     parser.add_argument("--alpha", type=float, help="the main weight; each method has a default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any parameter of the method")
@@ -67,7 +69,7 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_result(parser: argparse.ArgumentParser) -> None:
+def _add_result(parser: Parser) -> None:
     """What is written, and how."""
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the new .safetensors file")
     parser.add_argument(
@@ -102,33 +104,40 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``merge``: exit status 0 done; errors are raised for the dispatcher to show."""
-    from tqdm import tqdm
-
     from modelsmith.merge.engine import run_merge
     from modelsmith.merge.plan import plan_merge
     from modelsmith.merge.request import EngineOptions, MergeProgress
 
     plan = plan_merge(_request(arguments))
-    print(plan.summary, file=sys.stderr)
-    for notice in plan.notices:
-        print(f"{notice.level}: {notice.text}", file=sys.stderr)
-    with tqdm(total=plan.output_bytes, unit="B", unit_scale=True, disable=arguments.quiet or None) as bar:
+    write(plan.summary, sys.stderr)
+    write_notices(plan.notices)
+    with bar(arguments.quiet, total=plan.output_bytes, leave=True) as shown:
 
         def show(progress: MergeProgress) -> None:
-            bar.total = progress.total_bytes
-            bar.set_description("measuring" if progress.stage == "measuring" else None, refresh=False)
-            bar.update(progress.done_bytes - bar.n)
+            shown.total = progress.total_bytes
+            shown.set_description(words("measuring") if progress.stage == "measuring" else None, refresh=False)
+            shown.update(progress.done_bytes - shown.n)
 
         result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads, device=arguments.device))
-        bar.update(bar.total - bar.n)
-    for notice in result.notices[len(plan.notices) :]:
-        print(f"{notice.level}: {notice.text}", file=sys.stderr)
-    print(f"{result.path} ({result.bytes:,} bytes, {result.seconds:.1f} s)")
-    if result.sha256:
-        print(f"sha256 {result.sha256}")
+        shown.update((shown.total or 0) - shown.n)
+    write_notices(result.notices[len(plan.notices) :])
+    write_result(result)
     if arguments.save_recipe:
         _write_text(arguments.save_recipe, result.recipe + "\n")
     return 0
+
+
+def write_notices(notices: Iterable[Notice]) -> None:
+    """What a merge has to say beside its result."""
+    for notice in notices:
+        write(f"{words(notice.level)}: {notice.said(language())}", sys.stderr)
+
+
+def write_result(result: MergeResult) -> None:
+    """The file that a merge made."""
+    say("{} ({} bytes, {} s)", result.path, f"{result.bytes:,}", f"{result.seconds:.1f}")
+    if result.sha256:
+        write(f"sha256 {result.sha256}")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from modelsmith.speech_cli import Parser, words, write
 
 if TYPE_CHECKING:
     from modelsmith.merge.difference import DifferenceMap
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add the ``difference`` command."""
     parser = subparsers.add_parser(
         "difference",
@@ -32,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from modelsmith.merge.difference import difference_map
 
-    with tqdm(total=100, unit="%", disable=arguments.quiet or None) as bar:
+    with tqdm(total=100, unit="%", disable=True if arguments.quiet else None, leave=False) as bar:
 
         def show(share: float) -> None:
             bar.update(int(share * 100) - bar.n)
@@ -40,16 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
         found = difference_map(arguments.a, arguments.b, arguments.c, progress=show)
     if arguments.json:
         names = [path.name for path in (arguments.a, arguments.b, arguments.c) if path is not None]
-        print(json.dumps({"models": names, **found.to_json()}, ensure_ascii=False))
+        write(json.dumps({"models": names, **found.to_json()}, ensure_ascii=False))
     else:
-        print("\n".join(table(found, third=arguments.c is not None)))
+        write("\n".join(table(found, third=arguments.c is not None)))
     return 0
 
 
 def table(found: DifferenceMap, *, third: bool) -> list[str]:
     """The lines of the readable form: a row for every block, with a bar for the relative length of the change."""
     change = "|B-C|/|A|" if third else "|B-A|/|A|"
-    lines = [f"{'block':<8} {change:>10} {'cosine':>9} {'largest':>10}"]
+    titles = words("block"), words("cosine"), words("largest")
+    lines = [f"{_wide(titles[0], 8, left=True)} {change:>10} {_wide(titles[1], 9)} {_wide(titles[2], 10)}"]
     top = max((block.relative_l2 or 0.0 for block in found.blocks.values()), default=0.0) or 1.0
     for name, block in found.blocks.items():
         relative = "-" if block.relative_l2 is None else f"{block.relative_l2:.5f}"
@@ -57,11 +61,18 @@ def table(found: DifferenceMap, *, third: bool) -> list[str]:
         bar = "#" * round(20 * (block.relative_l2 or 0.0) / top)
         lines.append(f"{name:<8} {relative:>10} {cosine:>9} {block.largest:>10.4g} {bar}".rstrip())
     for names, what in (
-        (found.missing, "not in every model"),
-        (found.shapes, "of different shapes"),
-        (found.not_finite, "with values that are NaN or infinite, which were left out"),
+        (found.missing, "{} tensors not in every model: {}"),
+        (found.shapes, "{} tensors of different shapes: {}"),
+        (found.not_finite, "{} tensors with values that are NaN or infinite, which were left out: {}"),
     ):
         if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            lines.append(f"{len(names)} tensors {what}: {shown}")
+            shown = ", ".join(names[:5])
+            shown = words("{} and {} more", shown, len(names) - 5) if len(names) > 5 else shown
+            lines.append(words(what, len(names), shown))
     return lines
+
+
+def _wide(title: str, width: int, *, left: bool = False) -> str:
+    """A title in a column; letters of Japanese take two places."""
+    gap = " " * max(0, width - len(title) - sum(unicodedata.east_asian_width(letter) in "WF" for letter in title))
+    return title + gap if left else gap + title

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from modelsmith.speech_cli import Parser, bar, write
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add the ``replay`` command."""
     parser = subparsers.add_parser(
         "replay",
@@ -30,32 +31,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``replay``: exit status 0 done; errors are raised for the dispatcher to show."""
-    from tqdm import tqdm
-
+    from modelsmith.merge.cli import write_notices, write_result
     from modelsmith.merge.replay import Finder, ReplayOptions, read_recipe, replay
     from modelsmith.merge.request import MergeProgress
 
     source: Path = arguments.recipe
     found = read_recipe(source)
-    for told in found.notices:
-        print(f"{told.level}: {told.text}", file=sys.stderr)
+    write_notices(found.notices)
     if arguments.show:
-        print(json.dumps(found.recipe, ensure_ascii=False, indent=1))
+        write(json.dumps(found.recipe, ensure_ascii=False, indent=1))
         return 0
     name = str(found.recipe.get("output") or f"{source.stem}-replayed.safetensors")
     output: Path = arguments.output or source.parent / name
     finder = Finder((*arguments.models, source.parent))
-    with tqdm(total=0, unit="B", unit_scale=True, disable=arguments.quiet or None) as bar:
+    with bar(arguments.quiet, leave=True) as shown:
 
         def show(progress: MergeProgress) -> None:
-            bar.total = progress.total_bytes
-            bar.update(progress.done_bytes - bar.n)
+            shown.total = progress.total_bytes
+            shown.update(progress.done_bytes - shown.n)
 
         options = ReplayOptions(arguments.overwrite, arguments.rebuild, show)
         result = replay(found.recipe, finder, output, options)
-    for told in result.notices:
-        print(f"{told.level}: {told.text}", file=sys.stderr)
-    print(f"{result.path} ({result.bytes:,} bytes, {result.seconds:.1f} s)")
-    if result.sha256:
-        print(f"sha256 {result.sha256}")
+    write_notices(result.notices)
+    write_result(result)
     return 0

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelsmith.japanese import GRADES
+from modelsmith.speech_cli import Parser, language, say, told, words, write
+
 if TYPE_CHECKING:
     from modelsmith.vae.calibration import CalibrationOptions
-    from modelsmith.vae.families import Hints, Identity
+    from modelsmith.vae.families import Clue, Hints, Identity
     from modelsmith.vae.fix import FixResult
     from modelsmith.vae.health import HeaderHealth, Measurement
     from modelsmith.vae.layout import Side, VaeFile
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 _FAMILIES = ("sd", "sdxl", "x4-upscaler", "sd3", "flux1", "flux2")
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add ``vae`` with its four actions."""
     parser = subparsers.add_parser("vae", help="check a VAE, make it run in fp16, bake it in, take it out")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -42,8 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fix.set_defaults(run=_fix)
 
     bake = actions.add_parser("bake", help="put a VAE into a checkpoint")
-    bake.add_argument("checkpoint", type=Path)
-    bake.add_argument("vae", type=Path)
+    bake.add_argument("checkpoint", type=Path, help="the checkpoint to put it into")
+    bake.add_argument("vae", type=Path, help="a VAE, or a checkpoint with one in it")
     bake.add_argument("target", type=Path, metavar="OUT", help="the new .safetensors file")
     bake.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="write the VAE so (default: as it is)")
     bake.add_argument("--force", action="store_true", help="bake a VAE of another family too")
@@ -51,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bake.set_defaults(run=_bake)
 
     extract = actions.add_parser("extract", help="take the VAE out of a checkpoint, or respell a VAE")
-    extract.add_argument("source", type=Path, metavar="IN")
+    extract.add_argument("source", type=Path, metavar="IN", help="a VAE, or a checkpoint with one in it")
     extract.add_argument("target", type=Path, metavar="OUT", help="the new .safetensors file")
     extract.add_argument("--naming", choices=("ldm", "diffusers"), default="ldm", help="spelling (default: ldm)")
     extract.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="write it so (default: as it is)")
@@ -59,14 +62,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     extract.set_defaults(run=_extract)
 
 
-def _add_common(parser: argparse.ArgumentParser, writes: bool = False) -> None:
+def _add_common(parser: Parser, writes: bool = False) -> None:
     parser.add_argument("--family", choices=_FAMILIES, help="what the VAE belongs to, where you know it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if writes:
         parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
 
 
-def _add_calibration(parser: argparse.ArgumentParser) -> None:
+def _add_calibration(parser: Parser) -> None:
     parser.add_argument("--latents", type=int, default=3, help="how many Gaussian latents to decode (default: 3)")
     parser.add_argument("--size", type=int, default=32, help="their side in latent pixels (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
@@ -95,7 +98,7 @@ def _watch(arguments: argparse.Namespace) -> Watch:
         nonlocal last
         if stage != last:
             last = stage
-            print(f"{stage} …", file=sys.stderr, flush=True)
+            write(words("{} …", words(stage)), sys.stderr)
 
     return Watch() if arguments.json or not sys.stderr.isatty() else Watch(show)
 
@@ -113,32 +116,54 @@ def _check(arguments: argparse.Namespace) -> int:
     health = check_header(vae, identity)
     found = measure(vae, identity, _calibration(arguments), watch=_watch(arguments)) if arguments.measure else None
     if arguments.json:
-        print(json.dumps(check_json(vae, identity, health, found), ensure_ascii=False))
+        write(json.dumps(check_json(vae, identity, health, found), ensure_ascii=False))
     else:
-        print("\n".join(_check_text(vae, identity, health, found)))
+        write("\n".join(_check_text(vae, identity, health, found)))
     return 0
 
 
 def _check_text(vae: VaeFile, identity: Identity, health: HeaderHealth, found: Measurement | None) -> list[str]:
-    where = f"under {vae.prefix}" if vae.prefix else "a file of its own"
+    where = words("under {}", vae.prefix) if vae.prefix else words("a file of its own")
     lines = [
         f"{vae.header.path}",
-        f"  VAE       {identity.label()} ({identity.grade}), {vae.layout.latent_channels} latent channels",
-        f"  stored    {', '.join(vae.dtypes)}, {vae.naming} naming, {where}",
-        f"  fp16      {health.verdict.replace('_', ' ')}: {health.reason}. {health.advice}",
-    ]
-    lines += [f"  evidence  {clue.source}: {clue.detail} ({clue.grade}, says {clue.says})" for clue in identity.clues]
-    if found is not None:
-        lines += ["", f"  {'layer':<42}{'largest':>14}{'of 65,504':>12}"]
-        for layer in found.layers:
-            mark = "  overflows" if layer.overflows else ""
-            lines.append(f"  {layer.layer:<42}{layer.value:>14,.1f}{layer.value / 65504:>12.1%}{mark}")
-        verdict = "It overflows in fp16" if found.overflows else "It stays within fp16"
-        lines += [
-            "",
-            f"  {verdict} on {len(found.inputs)} inputs; largest {found.peak.value:,.0f} ({found.peak.layer}).",
-        ]
-    return lines
+        words("  VAE       {} ({}), {} latent channels", _label(identity), _grade(identity.grade),
+              vae.layout.latent_channels),
+        words("  stored    {}, {} naming, {}", ", ".join(vae.dtypes), vae.naming, where),
+        words("  fp16      {}: {}. {}", words(health.verdict.replace("_", " ")), told(health.reason),
+              told(health.advice)),
+        *(
+            words("  evidence  {}: {} ({}, says {})", _source(clue), told(clue.detail), _grade(clue.grade), clue.says)
+            for clue in identity.clues
+        ),
+    ]  # fmt: skip
+    return lines if found is None else [*lines, "", *_measured_text(found)]
+
+
+def _measured_text(found: Measurement) -> list[str]:
+    lines = [f"  {words('layer'):<42}{words('largest'):>14}{words('of 65,504'):>12}"]
+    for layer in found.layers:
+        mark = words("  overflows") if layer.overflows else ""
+        lines.append(f"  {layer.layer:<42}{layer.value:>14,.1f}{layer.value / 65504:>12.1%}{mark}")
+    verdict = words("It overflows in fp16" if found.overflows else "It stays within fp16")
+    peak = f"{found.peak.value:,.0f}", found.peak.layer
+    return [*lines, "", words("  {} on {} inputs; largest {} ({}).", verdict, len(found.inputs), *peak)]
+
+
+def _label(identity: Identity) -> str:
+    """The families by name."""
+    from modelsmith.vae.families import FAMILIES
+
+    return words(" or ").join(FAMILIES[family].label for family in identity.families) or words("unknown")
+
+
+def _grade(grade: str) -> str:
+    return GRADES[grade] if language() == "ja" else grade
+
+
+def _source(clue: Clue) -> str:
+    from modelsmith.vae.sentences import SOURCES
+
+    return SOURCES[clue.source] if language() == "ja" else clue.source
 
 
 def _fix(arguments: argparse.Namespace) -> int:
@@ -158,32 +183,36 @@ def _fix(arguments: argparse.Namespace) -> int:
     )
     result = run_fix(request, _watch(arguments))
     if arguments.json:
-        print(json.dumps(fix_json(result), ensure_ascii=False))
+        write(json.dumps(fix_json(result), ensure_ascii=False))
     else:
-        print("\n".join(_fix_text(result)))
+        write("\n".join(_fix_text(result)))
     return 0
 
 
 def _fix_text(result: FixResult) -> list[str]:
     before = {layer.layer: layer.value for layer in result.before.layers}
     changed = [layer for layer in result.after.layers if layer.value < 0.75 * before[layer.layer]]
-    lines = [f"  {'layer':<42}{'before':>14}{'after':>14}"]
+    lines = [f"  {words('layer'):<42}{words('before'):>14}{words('after'):>14}"]
     lines += [f"  {layer.layer:<42}{before[layer.layer]:>14,.1f}{layer.value:>14,.1f}" for layer in changed]
     proof = result.proof
-    how = "calculated in fp16" if proof.native else "every stored value rounded to fp16"
+    how = words("calculated in fp16" if proof.native else "every stored value rounded to fp16")
     if proof.small is not None:
-        how += f"; calculated in fp16 itself on a small part, largest error {proof.small.largest:.1e}"
+        how += words("; calculated in fp16 itself on a small part, largest error {}", f"{proof.small.largest:.1e}")
+    peaks = f"{result.before.peak.value:,.0f}", f"{result.after.peak.value:,.0f}"
+    error = words("mean error {}", f"{proof.fp16.mean:.1e}")
+    if proof.bf16:
+        error += words(", the original's in bf16 {}", f"{proof.bf16.mean:.1e}")
     lines += [
         "",
-        f"{result.path}: {len(result.exponents)} tensors scaled by powers of two, headroom {result.headroom:g}",
-        f"  largest activation {result.before.peak.value:,.0f} -> {result.after.peak.value:,.0f} (fp16 ends at 65,504)",
-        f"  fp32 output differs from the original's by {proof.fp32.largest:.1e} of its size",
-        f"  fp16 output is finite on all {len(result.after.inputs)} inputs ({how}); "
-        f"mean error {proof.fp16.mean:.1e}" + (f", the original's in bf16 {proof.bf16.mean:.1e}" if proof.bf16 else ""),
-        f"  sha256 {result.sha256}, {result.seconds:.1f} s",
-    ]
+        words("{}: {} tensors scaled by powers of two, headroom {}", result.path, len(result.exponents),
+              f"{result.headroom:g}"),
+        words("  largest activation {} -> {} (fp16 ends at 65,504)", *peaks),
+        words("  fp32 output differs from the original's by {} of its size", f"{proof.fp32.largest:.1e}"),
+        words("  fp16 output is finite on all {} inputs ({}); {}", len(result.after.inputs), how, error),
+        words("  sha256 {}, {} s", result.sha256, f"{result.seconds:.1f}"),
+    ]  # fmt: skip
     if result.inexact:
-        lines.append(f"  {result.inexact} values lost bits below fp16's smallest normal number")
+        lines.append(words("  {} values lost bits below fp16's smallest normal number", result.inexact))
     return lines
 
 
@@ -202,10 +231,10 @@ def _bake(arguments: argparse.Namespace) -> int:
     )
     result = run_bake(request, _watch(arguments))
     if arguments.json:
-        print(json.dumps(move_json(result), ensure_ascii=False))
+        write(json.dumps(move_json(result), ensure_ascii=False))
     else:
-        doubt = "" if result.fit == "fits" else "; whether it fits cannot be told from the files"
-        print(f"{result.path}: {result.tensors} tensors of {result.identity.label()} baked in{doubt}")
+        doubt = "" if result.fit == "fits" else words("; whether it fits cannot be told from the files")
+        say("{}: {} tensors of {} baked in{}", result.path, result.tensors, _label(result.identity), doubt)
     return 0
 
 
@@ -223,7 +252,8 @@ def _extract(arguments: argparse.Namespace) -> int:
     )
     result = run_extract(request, _watch(arguments))
     if arguments.json:
-        print(json.dumps(move_json(result), ensure_ascii=False))
+        write(json.dumps(move_json(result), ensure_ascii=False))
     else:
-        print(f"{result.path}: {result.tensors} tensors of {result.identity.label()} in {arguments.naming} naming")
+        naming = _label(result.identity), arguments.naming
+        say("{}: {} tensors of {} in {} naming", result.path, result.tensors, *naming)
     return 0

@@ -105,6 +105,14 @@ JAPANESE: Mapping[str, str] = {
     "baked into a model of {}": "{} のモデルに入っています",
     "{} latent channels": "潜在チャンネル {} 個",
     "scaling_factor {}": "scaling_factor が {}",
+    # ---- what a header tells of fp16
+    "the exact fp16 cure was applied to it": "厳密なfp16対応の処理済みです",
+    "SDXL's VAE leaves fp16's range": "SDXLのVAEはfp16の範囲を超えます",
+    "SDXL's VAE leaves fp16's range if it is one of SDXL": "SDXLのVAEであれば、fp16の範囲を超えます",
+    "nothing in its header tells": "ヘッダーからはわかりません",
+    "It may run in fp16.": "fp16で使えます。",
+    "Measure it; run it in bf16 or fp32, or cure it.": "測定してください。bf16かfp32で使うか、fp16対応にしてください。",
+    "Measure it.": "測定してください。",
 }
 
 SOURCES: Mapping[str, str] = {

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from modelsmith.convert.publish import PublishOptions
     from modelsmith.convert.repair import RepairOptions
 
-MANY = ("convert", "prune", "repair", "verify")
+MANY = ("convert", "prune", "repair", "share", "verify")
 """The actions that work on several files at once."""
 
 WRITES = ("convert", "prune", "repair", "parts", "share")
-_SUFFIX = {"convert": "converted", "prune": "pruned", "repair": "repaired"}
+_SUFFIX = {"convert": "converted", "prune": "pruned", "repair": "repaired", "share": "shared"}
 _FOLDER_OF_PART = {"unet": "checkpoint", "vae": "vae"}
 
 
@@ -156,6 +156,15 @@ class ConvertForm:
             license=text(self.license),
             remove_private=self.remove_private,
         )
+
+    def shared_options(self) -> PublishOptions:
+        """What the author decided about several files. Raises UsageError for a title, which only one file can have."""
+        from modelsmith.convert.publish import PublishOptions
+
+        if self.title.strip():
+            raise UsageError("a title is for one file", "Leave it empty, then each file keeps its own name")
+        author, license = self.author.strip() or None, self.license.strip() or None
+        return PublishOptions(author=author, license=license, remove_private=self.remove_private)
 
     def suggestion(self, file: ModelFile) -> str:
         """A name for the new file that says what was done."""

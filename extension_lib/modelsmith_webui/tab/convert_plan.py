@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modelsmith.convert.card import CardFacts, model_card
@@ -10,7 +11,7 @@ from modelsmith.convert.compare import parse_hash_list
 from modelsmith.convert.folder import Journal, Task, job_id, plan_folder
 from modelsmith.convert.hashes import Hashes
 from modelsmith.convert.jobs import ConvertPlan, plan_convert, repair
-from modelsmith.convert.publish import PublishPlan, plan_publish
+from modelsmith.convert.publish import PublishPlan, companions, plan_publish, suggest_name
 from modelsmith.convert.repair import Finding
 from modelsmith.errors import ModelsmithError, UsageError
 from modelsmith.files.header import read_header
@@ -143,7 +144,7 @@ def _share(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     kept = [(name, text[:120]) for name, text in plan.metadata.items()]
     cards = _cards(form, plan, tr)
     metadata = tag("details", text_tag("summary", tr("Metadata")) + facts(kept))
-    return facts(rows) + warning + metadata + cards
+    return facts(rows) + notes_html(plan.notes, tr) + warning + metadata + cards
 
 
 def _cards(form: ConvertForm, plan: PublishPlan, tr: Texts) -> str:
@@ -191,10 +192,21 @@ def _verify(form: ConvertForm, files: Sequence[ModelFile], tr: Texts) -> str:
 def folder_tasks(form: ConvertForm, host: Host, files: Sequence[ModelFile]) -> tuple[list[Task], Journal]:
     """Where each of several files goes, and what was done before. Raises UsageError."""
     output = form.target_folder(host)
-    job = form.repair_options(host) if form.what == "repair" else form.job(host)
-    journal = Journal(output, job_id(f"{'repair' if form.what == 'repair' else 'convert'} {job!r}"))
+    jobs: dict[str, Callable[[], object]] = {
+        "repair": lambda: form.repair_options(host),
+        "share": form.shared_options,
+    }
+    work = form.what if form.what in jobs else "convert"
+    journal = Journal(output, job_id(f"{work} {jobs[work]() if work in jobs else form.job(host)!r}"))
     sources = [file.path for file in files if not file.path.is_relative_to(output)]
-    return plan_folder(sources, common_folder(files), output, journal), journal
+    named = suggest_name if work == "share" else None
+    tasks = plan_folder(sources, common_folder(files), output, journal, named)
+    return [replace(task, done=task.done and (work != "share" or _is_whole(task))) for task in tasks], journal
+
+
+def _is_whole(task: Task) -> bool:
+    """Whether the cards and the hash are there too."""
+    return all(path.exists() for path in companions(task.target))
 
 
 def _many(form: ConvertForm, host: Host, files: Sequence[ModelFile], tr: Texts) -> str:
@@ -223,6 +235,10 @@ def _task(form: ConvertForm, host: Host, task: Task, tr: Texts) -> tuple[str, in
             mended = sum(found.apply is not None for found in findings)
             state, css = tr("{count} faults to mend", count=mended) if mended else tr("nothing to mend"), ""
             after = before if mended else 0
+        elif form.what == "share":
+            options = replace(form.shared_options(), name=task.target.name)
+            after = plan_publish(task.source, task.target.parent, options).bytes_out
+            state, css = tr("to be written"), ""
         else:
             plan = plan_convert(task.source, form.job(host))
             after, state, css = plan.bytes_out, tr("to be written"), ""

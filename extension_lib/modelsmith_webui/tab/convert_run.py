@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from modelsmith.convert.casts import Loss
 from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare, parse_hash_list
@@ -168,11 +169,16 @@ def _many(form: ConvertForm, host: Host, control: JobControl, tr: Texts, files: 
         nonlocal done
         title = f"{tasks.index(task) + 1} / {len(tasks)} · {task.source.name}"
         options = write_options(control, tr, form.overwrite, Share(done / total, sizes[task.source] / total, title))
+        ours = journal.is_done(task.source, task.target)
+        options = replace(options, overwrite=form.overwrite or ours, finished=journal.noting(task))
         if control.cancelled():
             raise Cancelled
         done += sizes[task.source]
         if form.what == "repair":
             result = repair(task.source, task.target, form.repair_options(host), options)[1]
+        elif form.what == "share":
+            named = replace(form.shared_options(), name=task.target.name)
+            result = publish(task.source, task.target.parent, named, options).result
         else:
             result = convert(task.source, task.target, form.job(host), options)
         if result is not None:
