@@ -335,7 +335,7 @@ JAPANESE: Mapping[str, str] = {
     "author": "作者",
     "licence, as CC0-1.0": "ライセンス（例: CC0-1.0）",
     "as 1024x1024 (default: the family's)": "解像度（例: 1024x1024。既定: 系統の解像度）",
-    "JPEG, PNG or WebP of at most 256 KiB": "256 KiB までの JPEG、PNG、WebP",
+    "JPEG, PNG or WebP; one of more than 256 KiB is made smaller": "JPEG、PNG、WebP（256 KiB を超えるものは縮めます）",
     "as for convert (default: %(default)s)": "convert と同じ（既定: %(default)s）",
     "drop training metadata (data sets, paths)": "学習のメタデータ（データセット、パスなど）を取り除きます",
     "mend nothing on the way": "修復をしません",

@@ -58,6 +58,7 @@ class PublishBody(_Planned):
     author: str | None = None
     license: str | None = Field(None, description="For instance CC0-1.0.")
     resolution: str | None = Field(None, description="As 1024x1024; the family's where it is left out.")
+    thumbnail: str = Field("", description="A PNG, JPEG or WebP picture in base64.")
     precision: str = Field("fp16", description="As for /convert.")
     remove_private: bool = Field(False, description="Take training metadata (data sets, paths, prompts) away.")
     repair: bool = Field(True, description="Mend on the way what can be mended.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,22 +165,26 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
         remove_private=body.remove_private,
         repair=body.repair,
     )
-    target = output_path(file.path.parent, name)
+    target, pictures = output_path(file.path.parent, name), decoded([body.thumbnail] if body.thumbnail else [])
 
     def plan() -> dict[str, Any]:
-        found = plan_publish(file.path, file.path.parent, options)
+        with picture_files(pictures) as paths:
+            found = plan_publish(file.path, file.path.parent, replace(options, thumbnail=next(iter(paths), None)))
         return {
             "output": found.target.name,
             "metadata": dict(found.metadata),
             "removed_metadata": list(found.removed_metadata),
             "repairs": [spoken(line) for line in found.repairs],
             "unsettled": [spoken(line) for line in found.unsettled],
+            "notes": [spoken(line) for line in found.notes],
             "bytes_in": found.pruned.bytes_before,
             "bytes_out": found.bytes_out,
         }
 
     def work(control: JobControl) -> dict[str, Any]:
-        made = publish(file.path, file.path.parent, options, _writing(control, body.overwrite))
+        with picture_files(pictures) as paths:
+            shown = replace(options, thumbnail=next(iter(paths), None))
+            made = publish(file.path, file.path.parent, shown, _writing(control, body.overwrite))
         known = {"sha256": made.hashes.sha256, "autov2": made.hashes.autov2, "autov3": made.hashes.autov3}
         return {**_written(made.result), "hashes": known, "cards": [card.name for card in made.cards]}
 

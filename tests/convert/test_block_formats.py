@@ -116,6 +116,21 @@ def test_square_blocks_and_rows(tmp_path: Path, kind: str) -> None:
     assert metadata_of(tmp_path / "c.safetensors") == metadata
 
 
+def test_what_others_made_of_the_same_weights(tmp_path: Path) -> None:
+    """Weights and what bitsandbytes (NF4, FP4, also double) and ComfyUI's package (nvfp4, mxfp8) decoded them to, kept
+    for where they are not installed: made by their own functions from random values (see the file's metadata)."""
+    kept = loaded(Path(__file__).parent / "data" / "dequantised.safetensors")
+    expected = {name.removeprefix("expected."): kept.pop(name) for name in list(kept) if name.startswith("expected.")}
+    assert len(expected) == 6
+    source = saved(tmp_path / "a.safetensors", {f"model.diffusion_model.{name}": value for name, value in kept.items()})
+    for precision, kind in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        converted(source, tmp_path / f"{precision}.safetensors", precision)
+        out = loaded(tmp_path / f"{precision}.safetensors")
+        for name, value in expected.items():
+            assert same_bits(out[f"model.diffusion_model.{name}"], value.to(kind)), (name, precision)
+        assert len(out) == len(expected) + 1  # and one bias
+
+
 @pytest.mark.parametrize(
     ("extra", "word"),
     [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 from pathlib import Path
 
 import pytest
 import torch
 
 from convert.helpers import loaded, metadata_of, same_bits, saved
+from host.checkpoints import write_vae
 from modelsmith.convert.hashes import hash_file
+from modelsmith.convert.jobs import ConvertJob, convert, repair
 from modelsmith.convert.publish import PublishOptions, is_private, plan_publish, publish, suggest_name
+from modelsmith.convert.repair import RepairOptions
 from modelsmith.convert.romanize import ascii_name, kana_to_latin
 from modelsmith.convert.write import WriteOptions
 from modelsmith.errors import Cancelled, UsageError
@@ -190,13 +195,74 @@ def test_bad_options(tmp_path: Path) -> None:
     source = saved(tmp_path / "a.safetensors", _model())
     text = tmp_path / "t.txt"
     text.write_text("no picture")
+    broken = tmp_path / "b.png"
+    broken.write_bytes(b"\x89PNG" + b"x" * 300_000)
     for options, says in (
         (PublishOptions(resolution="big"), "1024x1024"),
         (PublishOptions(thumbnail=text), "no JPEG"),
         (PublishOptions(thumbnail=tmp_path / "none.png"), "cannot be read"),
+        (PublishOptions(thumbnail=broken), "cannot be read"),
         (PublishOptions(name="a/b"), "path"),
     ):
         with pytest.raises(UsageError, match=says):
             plan_publish(source, tmp_path, options)
     assert is_private("ss_output_name") and not is_private("modelspec.title")
     assert suggest_name(Path("x/テスト.safetensors")) == "tesuto"
+
+
+def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    large = tmp_path / "large.png"
+    noise = torch.randint(0, 256, (700 * 500 * 3,), dtype=torch.uint8).numpy().tobytes()
+    image.frombytes("RGB", (700, 500), noise).save(large)
+    assert large.stat().st_size > 256 << 10
+    plan = plan_publish(saved(tmp_path / "a.safetensors", _model()), tmp_path, PublishOptions(thumbnail=large))
+    kind, _, data = plan.metadata["modelspec.thumbnail"].partition(";base64,")
+    picture = base64.b64decode(data)
+    assert kind == "data:image/jpeg" and len(picture) <= 256 << 10
+    assert max(image.open(io.BytesIO(picture)).size) == 512
+
+
+def test_sizes_of_packed_types_are_those_on_the_disk(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "sd1")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    values = torch.randn(64, 320).numpy()
+    writer.add_tensor("input_blocks.0.0.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.add_tensor("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", torch.randn(4, 768).half().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    plan = plan_publish(tmp_path / "a.gguf", tmp_path, PublishOptions())
+    assert plan.pruned.bytes_before == 64 * 320 // 32 * 34 + 4 * 768 * 2
+    assert plan.bytes_out == 2 * (64 * 320 + 4 * 768)
+
+
+def test_a_name_of_ones_own_is_kept_and_a_plain_one_offered(tmp_path: Path) -> None:
+    source = saved(tmp_path / "桜 v1.safetensors", _model(), {"sshs_model_hash": "0", "epoch": "4", "ot_config": "{}"})
+    plan = plan_publish(source, tmp_path, PublishOptions(name="さ く", remove_private=True))
+    assert plan.target.name == "さ く.safetensors"
+    assert any("is not plain ASCII" in note and "v1-" in note for note in plan.notes)
+    assert not plan_publish(source, tmp_path, PublishOptions()).notes[1:]
+    assert set(plan.removed_metadata) == {"sshs_model_hash", "epoch", "ot_config"}
+
+
+def test_a_vae_has_no_sampler(tmp_path: Path) -> None:
+    write_vae(tmp_path, "v")
+    done = publish(tmp_path / "v.safetensors", tmp_path, PublishOptions(name="w"))
+    card = (tmp_path / "w.md").read_text(encoding="utf-8")
+    assert "Sampler" not in card and "Prediction" not in card and done.hashes.sha256 in card
+
+
+def test_a_diffusers_folder_is_shared_as_a_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    checkpoint = saved(tmp_path / "a.safetensors", {name: value for name, value in _model().items() if "ema" not in name
+                                                    and "first_stage" not in name})  # fmt: skip
+    (folder / "unet").mkdir(parents=True)
+    convert(checkpoint, folder / "unet" / "diffusion_pytorch_model.safetensors",
+            ConvertJob(only="unet", layout="diffusers"))  # fmt: skip
+    findings, result = repair(folder, tmp_path / "r.safetensors", RepairOptions(prediction="v"))
+    assert result is None and not findings  # markers are SDXL's, and there is no other fault
+    made = publish(folder, tmp_path, PublishOptions(name="out", precision="fp32"))
+    assert set(loaded(made.result.path)) == {name.removeprefix(UNET) for name in loaded(checkpoint)}

@@ -9,7 +9,9 @@ import torch
 
 from convert.helpers import loaded, metadata_of, same_bits, saved, tiny_checkpoint
 from modelsmith.convert.casts import LossBook
+from modelsmith.convert.components import UNET_PREFIX
 from modelsmith.convert.model import open_model
+from modelsmith.convert.precision import parse_precision, set_precision
 from modelsmith.convert.repair import Finding, RepairOptions, find_faults, mend
 from modelsmith.convert.write import write_model
 from modelsmith.errors import UsageError
@@ -203,3 +205,56 @@ def test_a_second_copy_of_a_part_is_dropped(tmp_path: Path) -> None:
     findings = _looked(saved(tmp_path / "a.safetensors", twice), tmp_path / "b.safetensors", SD1)
     assert [finding.id for finding in findings] == ["twice"]
     assert set(loaded(tmp_path / "b.safetensors")) == set(tensors)
+
+
+def test_the_larger_copy_is_not_dropped(tmp_path: Path) -> None:
+    """Where the copy that hosts read is the lesser one, nobody but the user can say what is right."""
+    tensors = {**tiny_checkpoint(), **{f"vae.decoder.{n}.weight": torch.zeros(1) for n in range(9)}}
+    findings = _looked(saved(tmp_path / "a.safetensors", tensors), tmp_path / "b.safetensors", SD1)
+    assert [(finding.id, finding.remedy) for finding in findings] == [("twice", "")]
+    assert "only 2 with first_stage_model." in findings[0].evidence
+
+
+@pytest.mark.parametrize("length", [60, 80])
+def test_ids_of_another_length(tmp_path: Path, length: int) -> None:
+    beside = IDS.replace("position_ids", "position_embedding.weight")
+    tensors = {**tiny_checkpoint(), IDS: torch.arange(length)[None], beside: torch.randn(77, 16)}
+    findings = _looked(saved(tmp_path / "a.safetensors", tensors), tmp_path / "b.safetensors", SD1)
+    assert [finding.what for finding in findings] == [f"{IDS} has {length} positions, and its encoder 77"]
+    assert same_bits(loaded(tmp_path / "b.safetensors")[IDS], torch.arange(77)[None])
+
+
+def test_scaled_weights_of_an_early_encoder_keep_their_scale(tmp_path: Path) -> None:
+    """The new name goes to what belongs to a packed weight too: it would be read without its scale otherwise."""
+    at = "conditioner.embedders.0.transformer."
+    weight = torch.randn(16, 16)
+    tensors = {
+        at + "embeddings.token_embedding.weight": torch.randn(5, 768),
+        at + "encoder.layers.0.mlp.fc1.weight": (weight / 0.5).to(torch.float8_e4m3fn),
+        at + "encoder.layers.0.mlp.fc1.scale_weight": torch.tensor(0.5),
+    }
+    with open_model(saved(tmp_path / "a.safetensors", tensors)) as model:
+        assert mend(model, find_faults(model, SD1)) == 1
+        book = set_precision(model, parse_precision("fp32"))
+        write_model(model, tmp_path / "b.safetensors", book)
+    out = loaded(tmp_path / "b.safetensors")
+    name = at + "text_model.encoder.layers.0.mlp.fc1.weight"
+    assert set(out) == {name, at + "text_model.embeddings.token_embedding.weight"}
+    assert same_bits(out[name], tensors[at + "encoder.layers.0.mlp.fc1.weight"].float() * 0.5)
+
+
+def test_what_the_other_file_has_not_is_left_to_the_user(tmp_path: Path) -> None:
+    width = torch.randn(4, 768)
+    donor = saved(tmp_path / "d.safetensors", {"decoder.mid.block_1.conv1.weight": torch.randn(2, 2, 3, 3)})
+    bare = {UNET_PREFIX + "input_blocks.0.0.weight": torch.randn(4, 4, 3, 3), KEY: width}
+    source = saved(tmp_path / "a.safetensors", bare)
+    findings = _looked(source, tmp_path / "b.safetensors", SD1, RepairOptions(complete_from=donor))
+    assert [(one.what, one.remedy) for one in findings] == [
+        ("the vae is missing", "taken from d.safetensors"),
+        ("the clip_l is missing", ""),
+    ]
+    assert "first_stage_model.decoder.mid.block_1.conv1.weight" in loaded(tmp_path / "b.safetensors")
+    plain = saved(tmp_path / "u.safetensors", {name[len(UNET_PREFIX) :]: value for name, value in bare.items()})
+    assert not _looked(plain, tmp_path / "c.safetensors", SD1)  # a bare UNet is whole as it is
+    _looked(plain, tmp_path / "e.safetensors", SD1, RepairOptions(complete_from=donor))
+    assert set(loaded(tmp_path / "e.safetensors")) == set(loaded(tmp_path / "b.safetensors"))

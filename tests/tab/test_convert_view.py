@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from modelsmith import demo
@@ -229,6 +230,33 @@ def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) ->
     assert {f"new/{DEMO_A}", f"new/{DEMO_B}"} <= names(host)
     assert "0 written, 2 skipped, 0 failed" in start(view, file=file, unet="bf16", name="new")
     assert plan(view, file=file, unet="bf16", name="new").count("done before") == 2
+
+
+def test_several_files_are_shared_under_names_of_their_own(view: ConvertView, host: StandaloneHost) -> None:
+    (host.models / DEMO_B).rename(host.models / "さくら 1.safetensors")
+    both: dict[str, Any] = {"file": folder_of(host), "action": "Share", "author": "Ann", "name": "ready"}
+    assert plan(view, **both).count("to be written") == 2 and not (host.models / "ready").exists()
+    assert "2 written, 0 skipped, 0 failed" in start(view, **both)
+    shared = {f"ready/{stem}{ending}" for stem in (DEMO_A[:-12], "sakura-1")
+              for ending in (".safetensors", ".md", ".ja.md", ".sha256")}  # fmt: skip
+    assert shared <= names(host)
+    assert "0 written, 2 skipped" in start(view, **both) and plan(view, **both).count("done before") == 2
+    (host.models / "ready" / "sakura-1.md").unlink()
+    assert "1 written, 1 skipped, 0 failed" in start(view, **both) and shared <= names(host)
+    assert "for one file" in plan(view, **both | {"title": "x"})
+
+
+def test_a_picture_and_a_resolution_go_into_the_metadata(
+    view: ConvertView, host: StandaloneHost, tmp_path: Path
+) -> None:
+    picture = tmp_path / "t.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50)
+    start(view, action="Share", title="Ready", resolution="640x768", thumbnail=str(picture))
+    with safe_open(str(host.models / "Ready.safetensors"), "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.resolution"] == "640x768"
+    assert metadata["modelspec.thumbnail"].startswith("data:image/png;base64,")
+    assert "Write it as 1024x1024" in plan(view, action="Share", resolution="big")
 
 
 def test_a_folder_that_was_interrupted_goes_on_where_it_stopped(

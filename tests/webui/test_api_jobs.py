@@ -126,6 +126,11 @@ def test_publish(client: TestClient, host: StandaloneHost) -> None:
     assert result["output"] == "Ready.safetensors" and result["cards"] == ["Ready.md", "Ready.ja.md"]
     assert result["hashes"]["autov2"] == result["sha256"][:10]
     assert {"Ready.safetensors", "Ready.md", "Ready.ja.md", "Ready.sha256"} <= names(host)
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"x" * 50).decode()
+    body = {"name": DEMO_A, "title": "Shown", "thumbnail": picture, "resolution": "640x640", "dry_run": True}
+    plan = client.post(f"{V1}/publish", json=body).json()["plan"]
+    assert plan["metadata"]["modelspec.thumbnail"] == f"data:image/png;base64,{picture}"
+    assert plan["metadata"]["modelspec.resolution"] == "640x640"
 
 
 def test_compare_and_verify(client: TestClient, host: StandaloneHost) -> None:
@@ -192,6 +197,7 @@ def test_vaes_are_checked_cured_and_moved(client: TestClient, host: StandaloneHo
         ("verify", {"hashes": "hello"}, 422, "line 1 of hashes"),
         ("repair", {"name": DEMO_A, "complete_from": "/etc/passwd"}, 404, "unknown model file"),
         ("publish", {"name": DEMO_A, "output": "a/b"}, 422, "has a path in it"),
+        ("publish", {"name": DEMO_A, "thumbnail": "%"}, 422, "no base64"),
         ("merge", {"models": [], "output": "x"}, 422, ""),
         ("merge", {"models": [DEMO_A, "/etc/passwd"], "output": "x"}, 404, "unknown model file"),
         ("merge", {"models": [DEMO_A, DEMO_B], "output": "/tmp/x"}, 422, "has a path in it"),

@@ -93,20 +93,20 @@ def model_card(report: Report, facts: CardFacts, language: Language) -> str:
     zero = prediction == "v" and report.prediction.zero_terminal_snr is True
     colon = ":" if language == "ja" else ": "
     title = facts.title.replace("\n", " ").strip()
+    makes_pictures = report.kind in ("checkpoint", "diffusion_model")
     rows = [f"# {title}", ""]
     rows += [
         f"- {text('author')}{colon}{facts.author or text('unknown')}",
         f"- {text('license')}{colon}{facts.license or text('unknown')}",
         f"- {text('family')}{colon}{_family(report)}",
-        f"- {text('prediction')}{colon}{text('v_zero' if zero else prediction)}",
+        *([f"- {text('prediction')}{colon}{text('v_zero' if zero else prediction)}"] if makes_pictures else []),
         f"- {text('precision')}{colon}{report.quantization or report.precision or '?'}",
-        "",
-        text("settings"),
-        "",
     ]
-    rows += [f"- {text(key)}{colon}{value}" for key, value in _settings(report, prediction, zero)]
-    rows.append(f"- {text('vae')}{colon}{text(_vae(report))}")
-    if prediction == "v":
+    if makes_pictures:
+        rows += ["", text("settings"), ""]
+        rows += [f"- {text(key)}{colon}{value}" for key, value in _settings(report, prediction, zero)]
+        rows.append(f"- {text('vae')}{colon}{text(_vae(report))}")
+    if makes_pictures and prediction == "v":
         rows += ["", text("note_v") + (" " if at == 0 else "") * zero + (text("note_zero") if zero else "")]
     rows += ["", text("file"), "", f"- `{facts.file}`", f"- SHA-256{colon}`{facts.hashes.sha256}`"]
     rows.append(f"- AutoV2{colon}`{facts.hashes.autov2}`")

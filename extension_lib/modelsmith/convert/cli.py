@@ -90,7 +90,9 @@ def _publish(subparsers: Subparsers) -> None:
     for name, text in (("title", "title"), ("author", "author"), ("license", "licence, as CC0-1.0")):
         parser.add_argument(f"--{name}", help=text)
     parser.add_argument("--resolution", help="as 1024x1024 (default: the family's)")
-    parser.add_argument("--thumbnail", type=Path, metavar="PICTURE", help="JPEG, PNG or WebP of at most 256 KiB")
+    parser.add_argument(
+        "--thumbnail", type=Path, metavar="PICTURE", help="JPEG, PNG or WebP; one of more than 256 KiB is made smaller"
+    )
     parser.add_argument("-p", "--precision", default="fp16", help="as for convert (default: %(default)s)")
     parser.add_argument("--remove-private", action="store_true", help="drop training metadata (data sets, paths)")
     parser.add_argument("--no-repair", action="store_true", help="mend nothing on the way")

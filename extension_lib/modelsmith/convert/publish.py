@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import datetime
+import importlib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from modelsmith.convert.card import CardFacts, model_card
 from modelsmith.convert.casts import LossBook
@@ -49,7 +52,8 @@ class PublishOptions:
     """What the author decides.
 
     name: file name without ending, None for the suggestion. remove_private: drop training metadata (data set names,
-    paths, prompts). resolution: as ``1024x1024``, None for the family's. thumbnail: a picture of at most 256 KiB.
+    paths, prompts). resolution: as ``1024x1024``, None for the family's. thumbnail: a picture; one of more than 256 KiB
+    is made smaller.
     repair: mend what ``modelsmith repair`` would mend by itself.
     """
 
@@ -241,17 +245,37 @@ def _resolution(options: PublishOptions, kept: Mapping[str, str], usual: str) ->
 
 
 def _thumbnail(path: Path) -> str:
-    """A picture as a data URI, as ModelSpec keeps it."""
+    """A picture as a data URI, as ModelSpec keeps it; a larger one is made smaller where Pillow is there."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the thumbnail {path} cannot be read ({error.strerror})", "Choose another file") from error
-    kind = next((kind for start, kind in _TYPES.items() if data.startswith(start)), None)
-    if kind is None:
+    if not any(data.startswith(start) for start in _TYPES):
         raise UsageError(f"the thumbnail {path} is no JPEG, PNG or WebP picture", "Choose another file")
     if len(data) > _MAX_THUMBNAIL:
-        raise UsageError(f"the thumbnail {path} has {len(data):,} bytes", f"Make it smaller than {_MAX_THUMBNAIL:,}")
+        data = _smaller(path, data)
+    kind = next(kind for start, kind in _TYPES.items() if data.startswith(start))
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _smaller(path: Path, data: bytes) -> bytes:
+    """The picture as a JPEG of at most 512 pixels a side, of 256 where that is still too much."""
+    too_large = UsageError(f"the thumbnail {path} has {len(data):,} bytes", f"Make it smaller than {_MAX_THUMBNAIL:,}")
+    try:
+        pillow: Any = importlib.import_module("PIL.Image")  # a host has it; its types differ between versions
+    except ImportError:
+        raise too_large from None
+    for side in (512, 256):
+        made = io.BytesIO()
+        try:
+            with pillow.open(io.BytesIO(data)) as picture:
+                picture.thumbnail((side, side))
+                picture.convert("RGB").save(made, "JPEG", quality=85)
+        except (OSError, ValueError, pillow.DecompressionBombError) as error:
+            raise UsageError(f"the thumbnail {path} cannot be read ({error})", "Choose another file") from error
+        if len(made.getvalue()) <= _MAX_THUMBNAIL:
+            return made.getvalue()
+    raise too_large
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -43,8 +43,8 @@ JAPANESE: Mapping[str, str] = {
     "both are the same file": "同じファイルです",
     "Choose another one to compare with": "比べる相手に別のファイルを選んでください",
     "the file to compare with is not chosen": "比べるファイルが選ばれていません",
-    "a title is for one file": "タイトルは一つのファイル用です",
-    "Leave it empty, then each file keeps its own name": "空のままにすると、それぞれのファイル名を使います",
+    "a title and a picture are for one file": "タイトルと画像は一つのファイル用です",
+    "Leave them empty for several": "複数のファイルでは空のままにしてください",
     # ---- comparing
     "the list of hashes cannot be read ({})": "ハッシュの一覧を読めません（{}）",
     "line {} of {} holds no hash and name": "{1} の {0} 行目にハッシュと名前がありません",

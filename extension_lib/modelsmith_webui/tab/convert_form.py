@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from modelsmith.errors import UsageError
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import output_beside, output_folder, output_of_kind
+from modelsmith_webui.tab.compat import file_path
 from modelsmith_webui.tab.convert_files import chosen_files
 from modelsmith_webui.tab.convert_words import (
     ACTIONS,
@@ -60,6 +61,8 @@ class ConvertForm:
     title: str = ""
     author: str = ""
     license: str = ""
+    resolution: str = ""
+    thumbnail: Any = None
     remove_private: bool = False
     other: str | None = None
     check_values: bool = True
@@ -154,17 +157,19 @@ class ConvertForm:
             title=text(self.title),
             author=text(self.author),
             license=text(self.license),
+            resolution=text(self.resolution),
+            thumbnail=Path(picture) if (picture := file_path(self.thumbnail)) else None,
             remove_private=self.remove_private,
         )
 
     def shared_options(self) -> PublishOptions:
-        """What the author decided about several files. Raises UsageError for a title, which only one file can have."""
+        """What the author decided about several files. Raises UsageError for what only one file can have."""
         from modelsmith.convert.publish import PublishOptions
 
-        if self.title.strip():
-            raise UsageError("a title is for one file", "Leave it empty, then each file keeps its own name")
-        author, license = self.author.strip() or None, self.license.strip() or None
-        return PublishOptions(author=author, license=license, remove_private=self.remove_private)
+        if self.title.strip() or self.thumbnail is not None:
+            raise UsageError("a title and a picture are for one file", "Leave them empty for several")
+        author, license, size = (text.strip() or None for text in (self.author, self.license, self.resolution))
+        return PublishOptions(author=author, license=license, resolution=size, remove_private=self.remove_private)
 
     def suggestion(self, file: ModelFile) -> str:
         """A name for the new file that says what was done."""

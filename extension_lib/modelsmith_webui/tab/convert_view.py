@@ -116,6 +116,17 @@ class ConvertView:
             with gr.Row(elem_classes=["ms-row"]):
                 self._text("author", "Author", "empty: left as it is")
                 self._text("license", "Licence", "for instance CC0-1.0")
+                self._text("resolution", "Resolution of its pictures", "empty: the family's, for instance 1024x1024")
+            self._add(
+                "thumbnail",
+                gr.File(
+                    label="Picture to show with the model",
+                    file_count="single",
+                    file_types=["image"],
+                    elem_id="modelsmith_convert_thumbnail",
+                    height=88,
+                ),
+            )
             self._check("remove_private", "Take private training metadata away")
         with self._group("compare"):
             self._files("other", "Compare with", labels)
