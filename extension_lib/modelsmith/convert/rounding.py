@@ -35,7 +35,7 @@ _VANISHED = -(1 << 31)
 
 
 class Cast:
-    """A node in another floating type.
+    """A node in another floating type. name: what its losses are noted under.
 
     Values are rounded once, to the nearest, ties to even, as torch's ``to`` does from float32.
     """
@@ -44,7 +44,7 @@ class Cast:
         self.inner = inner
         self.clip = clip
         self._book = book
-        self._name = name
+        self.name = name
         self.dtype = kind
         self.shape = inner.shape
 
@@ -57,7 +57,7 @@ class Cast:
         """Round the values from the ``first`` on into a flat tensor of the node's type."""
         done = 0
         for values in in_pieces(self.inner, first, len(out)):
-            self._book.add(self._name, cast_into(values, out[done : done + len(values)], clip=self.clip))
+            self._book.add(self.name, cast_into(values, out[done : done + len(values)], clip=self.clip))
             done += len(values)
 
 

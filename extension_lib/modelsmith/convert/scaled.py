@@ -62,7 +62,7 @@ class ScaledWeight:
         self._node = node
         self._scale = scale
         self._book = book
-        self._name = name
+        self.name = name
         self._table = Kept(self._tabulate) if _has_table(node) else None
         self.shape = node.shape
 
@@ -85,7 +85,7 @@ class ScaledWeight:
             loss = self._table.value().round_into(values, piece) if self._table is not None else None
             if loss is None:
                 loss = cast_into(values.float() / scale, piece)
-            self._book.add(self._name, Loss(loss.largest_error * scale, loss.clipped, loss.vanished, loss.nan))
+            self._book.add(self.name, Loss(loss.largest_error * scale, loss.clipped, loss.vanished, loss.nan))
         if self._table is not None and first + len(out) >= count(self.shape):
             self._table.drop()
 

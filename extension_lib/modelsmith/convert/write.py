@@ -15,7 +15,8 @@ import torch
 from modelsmith.convert.casts import Loss, LossBook
 from modelsmith.convert.model import Model
 from modelsmith.convert.nodes import Node, nbytes
-from modelsmith.convert.scaled import ScaleValue
+from modelsmith.convert.rounding import Cast
+from modelsmith.convert.scaled import ScaledWeight, ScaleValue
 from modelsmith.convert.spans import Filler
 from modelsmith.errors import BadFileError, Cancelled, UsageError
 from modelsmith.files.dtypes import DTYPES
@@ -63,6 +64,9 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
         raise BadFileError(model.path, "no tensor would be left to write", "Keep at least one part")
     started = time.monotonic()
     order = _order(model.tensors)
+    for name, node in model.tensors.items():
+        if isinstance(node, (Cast, ScaledWeight)):
+            node.name = name  # parts may have got other names since
     entries = [Entry(name, model.tensors[name].dtype, model.tensors[name].shape) for name in order]
     writing = WriterOptions(overwrite=chosen.overwrite, buffers=_workers() + 4)
     with StreamingWriter(target, entries, model.metadata, writing) as writer:
