@@ -77,8 +77,21 @@ def test_averages_kept_and_averages_missing(tmp_path: Path) -> None:
     only = {name: value for name, value in tensors.items() if name.startswith("model_ema.")}
     with open_model(saved(tmp_path / "d.safetensors", only)) as model, pytest.raises(BadFileError, match="EMA"):
         prune(model, PruneOptions())
-    with open_model(saved(tmp_path / "e.safetensors", only)) as model, pytest.raises(BadFileError, match="no UNet"):
+    strange = saved(tmp_path / "e.safetensors", {**only, "model_ema.diffusion_modelx": torch.zeros(1)})
+    with open_model(strange) as model, pytest.raises(BadFileError, match="belongs to no UNet"):
         prune(model, PruneOptions(ema="use"))
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+def test_a_file_of_averages_alone_becomes_a_unet(tmp_path: Path, family: str) -> None:
+    """Dots cannot be guessed back, but the names of the known UNets are known."""
+    from host import checkpoints
+
+    names = [name for name, _ in checkpoints.unet(getattr(checkpoints, family), 64)]
+    values = {name: torch.full((1,), float(number)) for number, name in enumerate(names)}
+    source = saved(tmp_path / "a.safetensors", {ema_name(name): value for name, value in values.items()})
+    out, _ = _run(source, tmp_path / "b.safetensors", PruneOptions(ema="use"))
+    assert set(out) == set(names) and all(same_bits(out[name], values[name]) for name in names)
 
 
 def test_training_state_of_a_ckpt_goes(tmp_path: Path) -> None:

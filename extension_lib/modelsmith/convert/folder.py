@@ -223,7 +223,8 @@ def _do(task: Task, journal: Journal, work: Callable[[Task], bool]) -> Outcome:
     try:
         task.target.parent.mkdir(parents=True, exist_ok=True)
         wrote = work(task)
-        journal.note(task.source, task.target if wrote else None)
+        if not wrote or not journal.is_done(task.source, task.target):
+            journal.note(task.source, task.target if wrote else None)
         return Outcome(task, skipped=not wrote)
     except Cancelled:
         raise

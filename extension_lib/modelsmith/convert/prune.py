@@ -9,6 +9,7 @@ from modelsmith.convert.model import Model
 from modelsmith.convert.parts import is_marker
 from modelsmith.errors import BadFileError
 from modelsmith.files.dtypes import DTYPES, count
+from modelsmith.identify.templates import unflatten_ema
 from modelsmith.markers import LAST_ALPHA, SCHEDULE_BUFFERS
 
 Ema = Literal["drop", "use", "keep"]
@@ -51,7 +52,7 @@ def prune(model: Model, options: PruneOptions) -> PruneReport:
     """Leave out what the options say. Markers always stay.
 
     With ``ema="use"`` the averages take the place of the UNet's weights; their dotless names are found from the
-    UNet's own. A file that has only averages cannot be used so, since dots cannot be guessed back.
+    UNet's own, and in a file that has only averages from those of the known UNets.
     Raises BadFileError where the averages are missing or do not fit.
     """
     before = model.bytes()
@@ -83,6 +84,7 @@ def _reason(name: str, options: PruneOptions) -> str:
 
 def _use_ema(model: Model) -> None:
     names = [name for name in model.tensors if name.startswith(UNET_PREFIX) and not is_marker(name)]
+    names = names or _known_names(model)
     averages = {name: ema_name(name) for name in names}
     present = sum(average in model.tensors for average in averages.values())
     if not names or not present:
@@ -95,12 +97,27 @@ def _use_ema(model: Model) -> None:
             "Prune it with the EMA dropped",
         )
     for name, average in averages.items():
-        if model.tensors[average].shape != model.tensors[name].shape:
+        if name in model.tensors and model.tensors[average].shape != model.tensors[name].shape:
             raise BadFileError(
                 model.path, f"the EMA weight of {name!r} has another shape", "Prune with the EMA dropped"
             )
         model.tensors[name] = model.tensors[average]
     model.notes.append(f"the EMA weights of {present} of {len(names)} UNet tensors are the weights now")
+
+
+def _known_names(model: Model) -> list[str]:
+    """The names of a UNet of which only the averages are there: the dots that they lost are those of a known UNet.
+
+    Raises BadFileError where one of them belongs to none.
+    """
+    averages = {name: info for name, info in model.header.tensors.items() if name.startswith(EMA_PREFIX + "diffusion")}
+    found = unflatten_ema(averages)
+    strange = [flat for flat in found if "." not in flat]
+    if strange:
+        raise BadFileError(
+            model.path, f"the EMA weight {strange[0]!r} belongs to no UNet that is known", "Use a file with the UNet"
+        )
+    return [UNET_PREFIX + name for name in found]
 
 
 def keep_last_alpha(model: Model) -> None:

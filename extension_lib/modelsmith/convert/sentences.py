@@ -124,6 +124,8 @@ JAPANESE: Mapping[str, str] = {
     "nothing but what is pruned would be left": "除くものしか含まれていません",
     "Keep the EMA weights of this file": "このファイルの EMA の重みを残してください",
     "it has no UNet with EMA weights beside it": "EMA の重みを伴う UNet がありません",
+    "the EMA weight {} belongs to no UNet that is known": "EMA の重み {} は、既知のどの UNet のものでもありません",
+    "Use a file with the UNet": "UNet を含むファイルを使ってください",
     "Prune it with the EMA dropped": "EMA を捨てる設定で不要部分を除いてください",
     "Prune with the EMA dropped": "EMA を捨てる設定で不要部分を除いてください",
     "{} of {} UNet tensors have no EMA weight, the first is {}": (
