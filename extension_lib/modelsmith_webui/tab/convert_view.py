@@ -116,7 +116,7 @@ class ConvertView:
             with gr.Row(elem_classes=["ms-row"]):
                 self._text("author", "Author", "empty: left as it is")
                 self._text("license", "Licence", "for instance CC0-1.0")
-                self._text("resolution", "Resolution of its pictures", "empty: the family's, for instance 1024x1024")
+                self._text("resolution", "Resolution of its pictures", "empty: the family's")
             self._add(
                 "thumbnail",
                 gr.File(
