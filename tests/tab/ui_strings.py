@@ -16,6 +16,9 @@ from modelsmith_webui.tab import block_editor, convert_words, history_page, reme
 from modelsmith_webui.tab.library_page import COLUMNS
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
+# A formula that says something in words; others are the same in every language.
+PROSE = re.compile(r"\b(?:the|of|with|and|as|whose|keeps|from)\b")
+
 ROOT = Path(__file__).resolve().parents[2]
 WEBUI = ROOT / "extension_lib" / "modelsmith_webui"
 SCRIPTS = (*sorted((ROOT / "javascript").glob("*.js")), WEBUI / "assets" / "standalone.js")
@@ -123,6 +126,8 @@ def table_strings() -> Iterator[str]:
     yield from (*block_editor.SETS.values(), *remedies.PRESET_TEXTS.values(), *report_page.WAYS.values())
     for spec in methods().values():
         yield from (spec.label, spec.summary)
+        if PROSE.search(spec.formula):
+            yield spec.formula
     yield from (parameter.label for spec in methods().values() for parameter in spec.parameters)
     for layout in (*LAYOUTS.values(), VAE_LAYOUT, PLAIN):
         yield from (re.sub(r" \d+$", "", block.label) for block in layout.blocks)

@@ -129,7 +129,10 @@ def _outcome(plan: MergePlan, tr: Texts) -> str:
 def _beside(plan: MergePlan, tr: Texts) -> list[tuple[str, str]]:
     """What the merge has beside its models: LoRAs, rules, adjustments, precision by part."""
     request = plan.request
-    loras = ", ".join(f"{one.path.stem} × {one.strength:g}" for one in request.loras)
+    loras = "; ".join(
+        f"{one.path.stem} × {one.strength:g}" + (f" ({tr('Block weights')}: {one.blocks})" if one.blocks else "")
+        for one in request.loras
+    )
     return [
         (tr("LoRAs"), loras),
         (tr("Rules for tensors"), ", ".join(name for name, text in request.rules.items() if text)),
@@ -233,4 +236,4 @@ def formula_html(spec: MethodSpec, tr: Texts) -> str:
     """What a method computes and what it is good for."""
     known_as = tr(spec.label)
     name = text_tag("b", known_as) if known_as != spec.label else ""
-    return tag("div", name + text_tag("code", spec.formula) + text_tag("span", tr(spec.summary)), "ms-formula")
+    return tag("div", name + text_tag("code", tr(spec.formula)) + text_tag("span", tr(spec.summary)), "ms-formula")

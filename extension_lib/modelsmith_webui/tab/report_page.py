@@ -56,7 +56,7 @@ def variant_text(variant: str) -> str:
 
 
 def _head(report: Report, tr: Texts, beside: Beside) -> str:
-    said = report.error is not None or report.kind == "unsafe"  # then the badge says what it is
+    said = report.error is not None or report.kind in ("unsafe", "unknown")  # then the badge says what it is
     kind = "" if said else text_tag("span", tr(KINDS.get(report.kind, report.kind)), "ms-kind")
     title = text_tag("div", PurePath(report.file).name, "ms-title") + tag(
         "div", kind + badge_row(report, tr), "ms-badges"
