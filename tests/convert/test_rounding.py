@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modelsmith.convert.casts import Loss, LossBook, cast
+from modelsmith.convert.nodes import Kept
 from modelsmith.convert.rounding import BitTable, cast_into
 from modelsmith.convert.scaled import Scale, ScaledWeight
 from modelsmith.files.dtypes import DTYPES, count, torch_dtype
@@ -89,3 +90,15 @@ def test_large_scaled_weights_equal_small_ones() -> None:
 
 def test_nothing_in_nothing_out() -> None:
     assert cast_into(torch.empty(0), torch.empty(0, dtype=torch.float16)) == Loss()
+
+
+def test_what_is_kept_is_forgotten_when_all_was_read() -> None:
+    """In whatever order the threads come; a second pass over the tensor computes anew, once."""
+    made: list[int] = []
+    kept = Kept(lambda: made.append(1) or torch.ones(3), 10)
+    for _ in range(2):
+        for elements in (3, 3, 4):  # the last values may be read first
+            assert len(kept.value()) == 3
+            kept.used(elements)
+        assert kept._value is None
+    assert len(made) == 2

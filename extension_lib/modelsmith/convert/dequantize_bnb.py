@@ -70,7 +70,7 @@ class FourBit:
         _check_tables(source, name, state)
         levels = source.info(name + ".quant_map")
         self._pairs = _pairs(constant_bytes(source, name + ".quant_map"), levels.dtype, scheme)
-        self._absmax = Kept(lambda: _block_maxima(source, name, state))
+        self._absmax = Kept(lambda: _block_maxima(source, name, state), count(state.shape))
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         """Decode a range; the upper half of a byte is the earlier value."""
@@ -80,8 +80,7 @@ class FourBit:
         if len(values) != elements:
             values = values[first - 2 * begin :][:elements]
         scaled = scale_runs(values, self._absmax.value(), self._blocksize, first)
-        if first + elements >= count(self.shape):
-            self._absmax.drop()
+        self._absmax.used(elements)
         return scaled
 
 

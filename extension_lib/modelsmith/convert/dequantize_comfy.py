@@ -148,14 +148,10 @@ class _Blocks:
     def __init__(self, shape: tuple[int, ...], block: int, scales: Callable[[], torch.Tensor]) -> None:
         self.shape = shape
         self._block = block
-        self._scales = Kept(lambda: scales().reshape(-1))
+        self._scales = Kept(lambda: scales().reshape(-1), count(shape))
 
     def _scaled(self, values: torch.Tensor, first: int) -> torch.Tensor:
         return scale_runs(values, self._scales.value(), self._block, first)
-
-    def _settle(self, first: int, elements: int) -> None:
-        if first + elements >= count(self.shape):
-            self._scales.drop()
 
 
 class Nvfp4(_Blocks):
@@ -184,7 +180,7 @@ class Nvfp4(_Blocks):
         begin, end = first // 2, -(-(first + elements) // 2)
         packed = self._source.load_flat(self._name, begin, end - begin)
         values = self._scaled(pairs_of(self._pairs, packed)[first - 2 * begin :][:elements], first)
-        self._settle(first, elements)
+        self._scales.used(elements)
         return values
 
 
@@ -213,7 +209,7 @@ class Mxfp8(_Blocks):
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         values = self._scaled(decode_fp8(self._inner.read(first, elements)), first)
-        self._settle(first, elements)
+        self._scales.used(elements)
         return values
 
 

@@ -72,12 +72,18 @@ def in_pieces(node: Node, first: int, elements: int) -> Iterator[torch.Tensor]:
 
 
 class Kept(Generic[T]):
-    """The last result of a costly computation, shared between threads."""
+    """The last result of a costly computation, shared between threads, for as long as it takes to read a tensor.
 
-    def __init__(self, compute: Callable[[], T]) -> None:
+    size: the values of the tensor; what was computed is forgotten when so many were read, in whatever order the threads
+    came.
+    """
+
+    def __init__(self, compute: Callable[[], T], size: int) -> None:
         self._compute = compute
+        self._size = size
         self._guard = threading.Lock()
         self._value: T | None = None
+        self._read = 0
 
     def value(self) -> T:
         """Compute once, then remember."""
@@ -86,10 +92,12 @@ class Kept(Generic[T]):
                 self._value = self._compute()
             return self._value
 
-    def drop(self) -> None:
-        """Forget the value, so that its memory is free."""
+    def used(self, elements: int) -> None:
+        """Note that so many values were read with it."""
         with self._guard:
-            self._value = None
+            self._read += elements
+            if self._read >= self._size:
+                self._value, self._read = None, 0
 
 
 class Stored:
@@ -102,7 +110,7 @@ class Stored:
         self.dtype = info.dtype
         self.shape = info.shape
         self._info = info
-        self._whole = Kept(lambda: source.load(name).reshape(-1)) if is_strided(info) else None
+        self._whole = Kept(lambda: source.load(name).reshape(-1), count(info.shape)) if is_strided(info) else None
 
     @property
     def origin(self) -> tuple[TensorSource, str]:
@@ -117,8 +125,7 @@ class Stored:
                 self._source.file_of(self._info).read_into(raw.data, self._info.start + first * width)
             return tensor_of(raw).view(torch_dtype(self.dtype))
         found = self._whole.value()[first : first + elements].clone()
-        if first + elements >= count(self.shape):
-            self._whole.drop()
+        self._whole.used(elements)
         return found
 
 
@@ -135,17 +142,16 @@ class Constant:
 
 
 class Computed:
-    """A tensor that is made whole when it is first read, and dropped after its end was read."""
+    """A tensor that is made whole when it is first read, and forgotten when all of it was read."""
 
     def __init__(self, kind: str, shape: tuple[int, ...], compute: Callable[[], torch.Tensor]) -> None:
         self.dtype = kind
         self.shape = shape
-        self._whole = Kept(lambda: compute().contiguous().reshape(-1))
+        self._whole = Kept(lambda: compute().contiguous().reshape(-1), count(shape))
 
     def read(self, first: int, elements: int) -> torch.Tensor:
         found = self._whole.value()[first : first + elements].clone()
-        if first + elements >= count(self.shape):
-            self._whole.drop()
+        self._whole.used(elements)
         return found
 
 

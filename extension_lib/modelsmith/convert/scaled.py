@@ -17,7 +17,7 @@ class Scale:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._kept = Kept(self._compute)
+        self._kept = Kept(self._compute, 1)
 
     def _compute(self) -> torch.Tensor:
         size = count(self._node.shape)
@@ -63,7 +63,7 @@ class ScaledWeight:
         self._scale = scale
         self._book = book
         self.name = name
-        self._table = Kept(self._tabulate) if _has_table(node) else None
+        self._table = Kept(self._tabulate, count(node.shape)) if _has_table(node) else None
         self.shape = node.shape
 
     def _tabulate(self) -> BitTable:
@@ -86,8 +86,8 @@ class ScaledWeight:
             if loss is None:
                 loss = cast_into(values.float() / scale, piece)
             self._book.add(self.name, Loss(loss.largest_error * scale, loss.clipped, loss.vanished, loss.nan))
-        if self._table is not None and first + len(out) >= count(self.shape):
-            self._table.drop()
+        if self._table is not None:
+            self._table.used(len(out))
 
 
 def _has_table(node: Node) -> bool:
