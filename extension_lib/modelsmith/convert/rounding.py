@@ -154,8 +154,7 @@ def _to_fp8(values: torch.Tensor, out: torch.Tensor) -> Loss | None:
     if values.dtype != torch.float32:
         return None
     low, high = _extremes(values)
-    limit = float(torch.finfo(out.dtype).max)
-    if not _finite(low, high) or max(-low, high) > limit:
+    if not _finite(low, high) or max(-low, high) >= OVERFLOW[dtype_of(out.dtype).name]:
         return None
     out.copy_(values.to(out.dtype))
     low, high = _extremes(decode_fp8(out, may_hold_nan=False).sub_(values))
