@@ -94,6 +94,21 @@ def _status_json(status: LoadedStatus) -> dict[str, Any]:
     return in_asked_language({**found, **sentences})
 
 
+def _status(host: Host) -> dict[str, Any]:
+    status = host.status()
+    found: Advice | None = getattr(host, "advice", None)
+    tr = texts()
+    advice = {"level": found.level, "text": _advice_text(found, tr)} if found is not None else None
+    prober = getattr(host, "prober", None)
+    probed = prober.known(status.path) if prober is not None and status is not None else None
+    return {
+        "host": host.name,
+        "loaded": _status_json(status) if status else None,
+        "advice": advice,
+        "probe": {**probed.to_json(), "text": probed.text(tr)} if probed is not None else None,
+    }
+
+
 def add_routes(app: Any, host: Host) -> None:
     """Add the routes to the webui's (or the standalone app's) FastAPI application."""
     dependencies = [Depends(_guard(_credentials())), Depends(take_language)]
@@ -118,18 +133,7 @@ def add_routes(app: Any, host: Host) -> None:
 
     def get_status() -> dict[str, Any]:
         """What the model in memory was set to, and why; the advice on what the last pictures were sampled with."""
-        status = host.status()
-        found: Advice | None = getattr(host, "advice", None)
-        tr = texts()
-        advice = {"level": found.level, "text": _advice_text(found, tr)} if found is not None else None
-        prober = getattr(host, "prober", None)
-        probed = prober.known(status.path) if prober is not None and status is not None else None
-        return {
-            "host": host.name,
-            "loaded": _status_json(status) if status else None,
-            "advice": advice,
-            "probe": {**probed.to_json(), "text": probed.text(tr)} if probed is not None else None,
-        }
+        return _status(host)
 
     def post_override(body: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
         """Set one checkpoint's override: name, prediction (auto, epsilon, v_prediction), ztsnr (auto, on, off),
