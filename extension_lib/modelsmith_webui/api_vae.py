@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body, HTTPException
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith.vae.families import FAMILIES
 from modelsmith_webui.api_language import error_json, texts
-from modelsmith_webui.hosts.vae_choice import ListedVae, VaeKeeper, VaeState
+from modelsmith_webui.hosts.vae_choice import VaeKeeper
+from modelsmith_webui.hosts.vae_state import ListedVae, VaeState
 
 if TYPE_CHECKING:
     from modelsmith_webui.tab.texts import Texts

@@ -28,8 +28,8 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     recipes = RecipeLoading(host)
     recipes.install()
     on("model_loaded", host.model_loaded)
-    vae, prober = getattr(host, "vae", None), getattr(host, "prober", None)
-    on("ui_settings", lambda: settings.register(host.reapply, vae, prober))
+    vae, can_probe = getattr(host, "vae", None), bool(getattr(host, "can_probe", False))
+    on("ui_settings", lambda: settings.register(host.reapply, vae, can_probe))
     on("script_unloaded", host.uninstall)
     on("script_unloaded", recipes.uninstall)
 
@@ -41,7 +41,8 @@ def register(script_callbacks: Any, scripts: Any) -> type:
     def tab() -> list[tuple[Any, str, str]]:
         from modelsmith_webui.tab.ui import build_part
 
-        return [(build_part(host), "Modelsmith", "modelsmith")]
+        with host.listed_once():
+            return [(build_part(host), "Modelsmith", "modelsmith")]
 
     on("app_started", app_started)
     on("ui_tabs", tab)

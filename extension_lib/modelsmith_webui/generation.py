@@ -188,7 +188,7 @@ class Generation:
 
     def _ask_model(self, p: Any) -> None:
         """Where the setting asks for it: what a model whose type is in doubt says itself. Never stops a picture."""
-        prober = getattr(self.host, "prober", None)
+        prober = getattr(self.host, "prober", None) if settings.get(settings.PROBE) else None
         if prober is None:
             return
         try:

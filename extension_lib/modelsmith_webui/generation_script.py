@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +132,19 @@ class AdviceLine:
         self._own = [*controls, line, button, chosen]
         self._wire()
 
-    def seen(self, component: Any, elem_id: str | None) -> None:
-        """The webui has built a component; it builds hundreds."""
-        name = self._missing.pop(elem_id, None) if elem_id and self._missing else None
+    def watch(self, script: Any) -> None:
+        """Ask the webui for the components to watch as it builds them.
+
+        It is asked by name: a script's ``after_component`` would be called for each of the page's hundreds.
+        """
+        for elem_id in self._missing:
+            script.on_after_component(partial(self._seen, elem_id), elem_id=elem_id)
+
+    def _seen(self, elem_id: str, built: Any) -> None:
+        """The webui has built a component of this name, ``built.component``; the first one counts."""
+        name = self._missing.pop(elem_id, None)
         if name is not None:
-            self._watched[name] = component
+            self._watched[name] = built.component
             self._wire()
 
     def _wire(self) -> None:
@@ -230,6 +238,7 @@ def script_class(generation: Generation, scripts: Any) -> type:
 
         def show(self, is_img2img: bool) -> Any:
             self.advice_line = AdviceLine(generation, is_img2img)
+            self.advice_line.watch(self)
             return scripts.AlwaysVisible
 
         def ui(self, is_img2img: bool) -> list[Any]:
@@ -241,9 +250,6 @@ def script_class(generation: Generation, scripts: Any) -> type:
                 self.advice_line.build(controls)
             self.infotext_fields = _paste_fields(generation, controls)
             return controls
-
-        def after_component(self, component: Any, **kwargs: Any) -> None:
-            self.advice_line.seen(component, kwargs.get("elem_id"))
 
         def before_process(self, p: Any, *_args: Any) -> None:
             generation.before_load(p)

@@ -35,10 +35,10 @@ def get(name: str) -> Any:
     return DEFAULTS[name] if value is None else value
 
 
-def register(on_enabled_change: Any, vae: Any = None, prober: Any = None) -> None:
+def register(on_enabled_change: Any, vae: Any = None, can_probe: bool = False) -> None:
     """Add the settings. ``on_enabled_change`` is called without arguments when automatic handling is switched.
 
-    ``vae`` is the host's VaeKeeper and ``prober`` its Prober, None where the host has none.
+    ``vae`` is the host's VaeKeeper, None where it has none; ``can_probe``: it can ask the model in memory.
     """
     import gradio as gr
     from modules import shared
@@ -62,7 +62,7 @@ def register(on_enabled_change: Any, vae: Any = None, prober: Any = None) -> Non
         "0 is off, 0.2 to 0.7 is usual; for one picture it is chosen in txt2img and img2img",
         component=gr.Slider,
     )
-    if prober is not None:
+    if can_probe:
         add(
             PROBE,
             "Ask models whose prediction type is in doubt what they predict",

@@ -183,7 +183,7 @@ def test_the_tab_says_that_it_asks_and_that_no_answer_came() -> None:
     def broken() -> Any:
         raise RuntimeError("<out> of memory")
 
-    view = ProbeView(SimpleNamespace(prober=SimpleNamespace(run=broken)), Texts(lambda: ""))
+    view = ProbeView(SimpleNamespace(can_probe=True, prober=SimpleNamespace(run=broken)), Texts(lambda: ""))
     assert "being asked" in view.begin()
     assert "ms-error" in view.ask()
     assert "The model gave no answer: &lt;out&gt; of memory" in view.ask()

@@ -15,18 +15,10 @@ from typing import Literal
 from modelsmith.errors import MergeError, UnknownNameError
 from modelsmith.merge.blocks import BlockLayout
 from modelsmith.merge.messages import Message, say, told
+from modelsmith.merge.mix_choices import CHOICES
 from modelsmith.merge.presets import OUT_FROM_A, OUT_FROM_B, PARTS_ONLY
 
 Level = Literal["info", "warning"]
-
-CHOICES: Mapping[str, str] = {
-    "epsilon": "mark the result as an epsilon model",
-    "v_prediction": "mark the result as a v-prediction model",
-    "edm": "mark the result as an EDM model",
-    "edm_v_prediction": "mark the result as an EDM v-prediction model",
-    "flow": "mark the result as a flow model",
-}
-"""What a user may choose who wants a merge across prediction types all the same."""
 
 
 @dataclass(frozen=True, slots=True)

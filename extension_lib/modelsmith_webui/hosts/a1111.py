@@ -15,19 +15,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from modelsmith import schedules
 from modelsmith.configs import is_v_prediction, with_v_prediction
 from modelsmith.decision import DISCRETE_ARCHITECTURES, Decision, Override
 from modelsmith.errors import BadFileError, ModelsmithError
-from modelsmith.files.header import read_header
 from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.a1111_vae import A1111Vae, resolving_module
 from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
-from modelsmith_webui.probing import RawNetwork
+
+if TYPE_CHECKING:
+    from modelsmith_webui.probing import RawNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -352,6 +353,8 @@ def _host_schedule(model: Any, path: Path) -> Any:
 
 
 def _brings_schedule(path: Path) -> bool:
+    from modelsmith.files.header import read_header
+
     try:
         return "alphas_cumprod" in read_header(path).tensors
     except BadFileError:

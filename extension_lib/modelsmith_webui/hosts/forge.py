@@ -16,7 +16,7 @@ import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,9 @@ from modelsmith_webui.hosts.common import Resolution
 from modelsmith_webui.hosts.forge_vae import ForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
-from modelsmith_webui.probing import RawNetwork
+
+if TYPE_CHECKING:
+    from modelsmith_webui.probing import RawNetwork
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from modelsmith.errors import ModelsmithError
-from modelsmith.files.header import read_header
-from modelsmith.files.ranges import read_values
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +30,9 @@ TABLE = 1000
 
 def sigma_range(path: Path) -> tuple[float, float]:
     """Smallest and largest noise level of a CosXL file, from its marks ``edm_vpred.sigma_min`` and ``.sigma_max``."""
+    from modelsmith.files.header import read_header
+    from modelsmith.files.ranges import read_values
+
     found = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX}
     try:
         header = read_header(path)

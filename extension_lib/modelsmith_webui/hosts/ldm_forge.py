@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -35,7 +35,9 @@ from modelsmith_webui.hosts.ldm_forge_config import find_config
 from modelsmith_webui.hosts.ldm_forge_text import leave_recipes_out, text_encoder_module, wrap_list
 from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae, keep_own_vae
 from modelsmith_webui.hosts.webui import WebuiHost
-from modelsmith_webui.probing import RawNetwork
+
+if TYPE_CHECKING:
+    from modelsmith_webui.probing import RawNetwork
 
 logger = logging.getLogger(__name__)
 

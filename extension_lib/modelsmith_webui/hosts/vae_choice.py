@@ -15,6 +15,7 @@ from modelsmith_webui.xyz import AUTOMATIC_VAE, BAKED_VAE
 if TYPE_CHECKING:
     from modelsmith.vae.choice import Judge, Pick, Refusal
     from modelsmith.vae.families import Fit
+    from modelsmith_webui.hosts.vae_state import ListedVae, VaeState
     from modelsmith_webui.hosts.webui import WebuiHost
 
 logger = logging.getLogger(__name__)
@@ -37,38 +38,6 @@ class Answer:
     source: Source
     refused: tuple[Refusal, ...] = ()
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class ListedVae:
-    """One of the host's VAEs, as the selector should mark it. allowed: wanted with this model anyway."""
-
-    name: str
-    family: str
-    fit: Fit
-    said: str | None
-    allowed: bool
-    problem: str
-    evidence: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VaeState:
-    """What the model in memory (or, where models are loaded late, the chosen one) has for a VAE.
-
-    using: the VAE file, None for the baked one. pending: the webui has not loaded yet what is chosen.
-    """
-
-    checkpoint: Path
-    wanted: str
-    baked: str
-    using: Path | None
-    source: Source
-    fit: Fit
-    refused: tuple[Refusal, ...]
-    detail: str
-    pending: bool
-    files: tuple[ListedVae, ...]
 
 
 class VaeKeeper:
@@ -203,6 +172,8 @@ class VaeKeeper:
 
     def state(self) -> VaeState | None:
         """What is in use; None where no model is chosen."""
+        from modelsmith_webui.hosts.vae_state import VaeState
+
         checkpoint = self.current_checkpoint()
         if checkpoint is None:
             return None
@@ -233,6 +204,8 @@ class VaeKeeper:
         )
 
     def _marked(self, name: str, path: Path, checkpoint: Path) -> ListedVae:
+        from modelsmith_webui.hosts.vae_state import ListedVae
+
         judge = self.judge
         model, verdict = judge.model(checkpoint), judge.verdict(path)
         identity = verdict.identity

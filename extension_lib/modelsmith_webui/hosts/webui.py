@@ -6,16 +6,20 @@ Used by itself it is the adapter of a webui that Modelsmith does not know: files
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelsmith.decision import Override
 from modelsmith_webui import settings
 from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
 from modelsmith_webui.hosts.common import Resolution, Resolver
 from modelsmith_webui.overrides import read_override, write_override
-from modelsmith_webui.probing import Prober
+
+if TYPE_CHECKING:
+    from modelsmith_webui.probing import Prober
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +77,20 @@ class WebuiHost:
     def __init__(self, name: str) -> None:
         self.name = name
         self.resolver = Resolver(lambda: bool(settings.get(settings.ENABLED)))
-        # Where the adapter knows how to ask the network in memory.
-        self.prober = Prober(self) if hasattr(self, "raw_network") else None
+        # The files of :meth:`model_files` while they are listed once.
+        self._listed: list[ModelFile] | None = None
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether the adapter knows how to ask the network in memory what it predicts."""
+        return hasattr(self, "raw_network")
+
+    @cached_property
+    def prober(self) -> Prober | None:
+        """What asks it; None where the adapter cannot. Made when it is first wanted, which no start does."""
+        from modelsmith_webui.probing import Prober
+
+        return Prober(self) if self.can_probe else None
 
     def language(self) -> str:
         from modules import shared
@@ -92,7 +108,19 @@ class WebuiHost:
             for info in list(sd_models.checkpoints_list.values())
         ]
 
+    @contextmanager
+    def listed_once(self) -> Iterator[None]:
+        """Within this, folders are walked for the first :meth:`model_files` only. For the thread that starts the webui:
+        each view of the tab lists all files, and folders of LoRAs are large."""
+        self._listed = self.model_files()
+        try:
+            yield
+        finally:
+            self._listed = None
+
     def model_files(self) -> list[ModelFile]:
+        if self._listed is not None:
+            return list(self._listed)
         from modules import sd_vae
 
         files = self.checkpoints()
