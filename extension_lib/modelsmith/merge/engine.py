@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -67,7 +68,7 @@ def run_merge(
         hashes = _input_hashes(plan, sources, known)
         entries = [job.entry for job in plan.jobs]
         writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))
-        run = _Run(plan, sources, _lora(plan, stack), writer, hashes, device)
+        run = _Run(plan, sources, _lora(plan, stack), writer, hashes, device, plan.request.output.parent)
         _work(run, threads, _Reporter(progress, cancelled, writer.data_bytes, started))
         metadata = plan.metadata(_final_hashes(sources, known, hashes))
         run.check_unchanged()
@@ -194,7 +195,7 @@ class _Reporter:
 
 @dataclass
 class _Run:
-    """What the threads of one merge share."""
+    """What the threads of one merge share. folder: see ``pieces.Shared``."""
 
     plan: MergePlan
     sources: list[WeightSource]
@@ -202,6 +203,7 @@ class _Run:
     writer: Sink
     hashes: dict[RangeFile, InputHash]
     device: torch.device | None = None
+    folder: Path | None = None
     errors: list[BaseException] = field(default_factory=list[BaseException])
     done: int = 0
     guard: threading.Lock = field(default_factory=threading.Lock)
@@ -209,7 +211,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.segments = Segments(self.plan.jobs, self.sources)
-        self.pieces = Pieces(Shared(self.sources, self.lora, self._repaired))
+        self.pieces = Pieces(Shared(self.sources, self.lora, self._repaired, self.folder))
 
     def _repaired(self, job: TensorJob) -> None:
         path = str(self.plan.inputs[job.operands[0].model].path)
@@ -260,6 +262,7 @@ def _work(run: _Run, threads: int, reporter: _Reporter) -> None:
     finally:
         for worker in workers:
             worker.join()
+        run.pieces.close()
     real = [error for error in run.errors if not isinstance(error, Cancelled)] or run.errors
     if real:
         raise real[0]

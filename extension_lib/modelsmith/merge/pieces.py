@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from modelsmith.errors import Cancelled
 from modelsmith.files.dtypes import count, torch_dtype
 from modelsmith.lora.stack import LoraStack
 from modelsmith.merge.kernels import Kernel, rounded, working_kind, working_type
@@ -34,11 +34,13 @@ _FP8_LARGEST = 448.0
 
 @dataclass(frozen=True)
 class Shared:
-    """What computing needs. repaired: told of a job whose position ids were damaged."""
+    """What computing needs. repaired: told of a job whose position ids were damaged. folder: for temporary files, of
+    methods that need such; None: the system's."""
 
     sources: Sequence[WeightSource]
     lora: LoraStack | None
     repaired: Callable[[TensorJob], None]
+    folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -67,6 +69,11 @@ class Pieces:
             self._stopped = True
             for tensor in self._streamed.values():
                 tensor.stop()
+
+    def close(self) -> None:
+        """Let go of what is left of tensors that were not finished; no thread may be at work on any."""
+        while self._streamed:
+            self._streamed.popitem()[1].close()
 
     def take(self, job: TensorJob, first: int, length: int, kernel: Kernel) -> Tensor:
         """``length`` values of a job's tensor from the ``first`` on, flat and in the output's type."""
@@ -109,8 +116,9 @@ class Pieces:
     def _finished(self, job: TensorJob, length: int) -> None:
         with self._guard:
             self._left[job.entry.name] = self._left.get(job.entry.name, count(job.entry.shape)) - length
-            if not self._left[job.entry.name]:
-                self._streamed.pop(job.entry.name, None)
+            done = None if self._left[job.entry.name] else self._streamed.pop(job.entry.name, None)
+        if done is not None:
+            done.close()
 
     def _lock(self, key: tuple[str, int]) -> threading.Lock:
         with self._guard:
@@ -179,11 +187,11 @@ class Pieces:
             if found is None:
                 method = _by_rows(job, kernel)
                 assert method is not None  # _size asked for this
-                made = method.begin(job.parameters, partial(self._load, job))
+                made = method.begin(job.parameters, partial(self._load, job), self._shared.folder)
                 with self._guard:
-                    if self._stopped:
-                        raise Cancelled
                     found = self._streamed[job.entry.name] = made
+                    if self._stopped:
+                        made.stop()
         return found
 
     def _with_lora(self, job: TensorJob, wide: Tensor) -> Tensor:

@@ -35,6 +35,9 @@ JAPANESE: Mapping[str, str] = {
     "{} does not take what the specification of {} says": "{} の引数が {} の仕様と合いません",
     "{} has two functions": "{} の関数が二つあります",
     "{} has two streamed forms": "{} の分割計算の形が二つあります",
+    "{} has {} bytes free, the method keeps {} there while it works": (
+        "{} の空きは {} バイトですが、この方式は計算中に {} バイトを置きます"
+    ),
     # ---- command line
     "a model is given without the one before it": "前のモデルを指定せずに次のモデルが指定されています",
     "Give -a, -b and -c in this order": "-a、-b、-c の順に指定してください",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -109,9 +110,10 @@ class OrderedSum:
 
 @dataclass
 class _Answers:
-    """What came back to one question."""
+    """What came back to one question. count: how often it is asked. left: answers that have not come."""
 
     ask: Ask
+    count: int
     left: int
     next: int = 0
     found: dict[int, Any] = field(default_factory=dict[int, Any])
@@ -163,6 +165,10 @@ class StreamedTensor:
             self._error = self._error or Cancelled()
             self._state.notify_all()
 
+    def close(self) -> None:
+        """Let go of what the method holds open; no thread may be at work on the tensor any more."""
+        self._stream.close()
+
     def _piece(self, index: int) -> _Rows:
         first = index * self.whole.rows
         rows = min(self.whole.rows, self.whole.shape[0] - first)
@@ -187,11 +193,11 @@ class StreamedTensor:
         """Whether there is a question left to answer now: threads do not run far ahead of a sum, for parts that wait
         to be added are kept."""
         answers = self._answers
-        return answers is not None and answers.next < self.whole.pieces and answers.ahead() < _AHEAD
+        return answers is not None and answers.next < answers.count and answers.ahead() < _AHEAD
 
     def _answer(self, answers: _Answers, index: int) -> None:
         try:
-            answer = answers.ask.part(self._piece(index))
+            answer = answers.ask.part(self._piece(index) if answers.ask.count is None else index)
             with self._state:
                 answers.take(index, answer)
                 if not answers.left and self._error is None:
@@ -208,11 +214,14 @@ class StreamedTensor:
     def _go_on(self, result: object) -> None:
         """Hand an answer to the method, and take its next question or its end."""
         try:
-            ask = self._stream.send(result)
+            found = self._stream.send(result)
         except StopIteration as end:
-            self._answers, self._make = None, cast(Make, end.value)
+            found = cast(Make, end.value)
+        if isinstance(found, Ask):
+            count = self.whole.pieces if found.count is None else found.count
+            self._answers = _Answers(found, count, count)
         else:
-            self._answers = _Answers(ask, self.whole.pieces)
+            self._answers, self._make = None, found
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +232,11 @@ class StreamedMethod:
     whole: Whole
     form: Streamed
 
-    def begin(self, parameters: Mapping[str, float], load: Load) -> StreamedTensor:
-        """Make the tensor. load: see ``StreamedTensor``."""
+    def begin(self, parameters: Mapping[str, float], load: Load, folder: Path | None = None) -> StreamedTensor:
+        """Make the tensor. load: see ``StreamedTensor``. folder: see ``methods.stream.Whole``."""
         seed = int(parameters["seed"]) if self.method.seeded else None
-        return StreamedTensor(self.whole, self.form.form(self.whole, **parameters), load, seed, heavy=self.form.heavy)
+        whole = replace(self.whole, folder=folder)
+        return StreamedTensor(whole, self.form.form(whole, **parameters), load, seed, heavy=self.form.heavy)
 
 
 def streamed(

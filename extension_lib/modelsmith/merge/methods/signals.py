@@ -105,19 +105,26 @@ def _signal(frequencies: Tensor, size: int) -> Tensor:
     return cast(Any, torch).fft.irfft(frequencies, n=size)
 
 
+def crossover_share(frequencies: Tensor, alpha: float, beta: float) -> Tensor:
+    """The share of B at frequencies from 0 to 1, the highest.
+
+    The edge is moved outwards by its own width, so that alpha 0 and 1 give A and B whatever beta is.
+    """
+    cut = (1.0 - alpha) * (1.0 + beta) - beta / 2
+    if beta > 0:
+        return ((frequencies - cut) / beta + 0.5).clamp(0.0, 1.0)
+    return (frequencies >= cut).to(frequencies.dtype)
+
+
 @implements(catalogue.DISTRIBUTION_CROSSOVER)
 def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:
-    """The edge is moved outwards by its own width, so that alpha 0 and 1 give A and B whatever beta is."""
+    """Three transforms of all values at once: see ``stream_crossover`` for large tensors."""
     if a.numel() < 2 or alpha in (0.0, 1.0):
         return (b if alpha > 0.5 else a).clone()
     order = torch.argsort(c.reshape(-1), stable=True)
     one, other = (_frequencies(values.reshape(-1)[order]) for values in (a, b))
     frequencies = torch.arange(one.numel(), dtype=a.dtype, device=a.device) / one.numel()
-    cut = (1.0 - alpha) * (1.0 + beta) - beta / 2
-    if beta > 0:
-        share = ((frequencies - cut) / beta + 0.5).clamp(0.0, 1.0)
-    else:
-        share = (frequencies >= cut).to(a.dtype)
+    share = crossover_share(frequencies, alpha, beta)
     mixed = _signal(one + (other - one) * share, a.numel())
     result = torch.empty_like(mixed)
     result[order] = mixed

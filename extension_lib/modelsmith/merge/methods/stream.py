@@ -3,6 +3,9 @@
 A method in this form is a generator.  It yields what is to be asked of every piece (``each`` or ``total``), gets the
 answers, asks again or not, and returns the function that makes the values of a piece.  Which thread answers for which
 piece, and when, changes no bit: answers come back, or are added up, in the order of the pieces.
+
+A method that holds something open while values are made yields that function instead of returning it; its generator
+is closed when the last value is made, or when the merge ends otherwise.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -39,12 +43,14 @@ class Whole:
     """A tensor that comes in pieces.
 
     rows: in each piece but the last. kind: the type that is computed in. stored: the types of the models' own values.
+    folder: for temporary files; None: the system's.
     """
 
     shape: tuple[int, ...]
     rows: int
     kind: torch.dtype
     stored: tuple[torch.dtype, ...]
+    folder: Path | None = None
 
     @property
     def count(self) -> int:
@@ -101,17 +107,21 @@ class Piece(Protocol):
 
 
 Make = Callable[[Piece], Tensor]
-Stream = Generator["Ask", Any, Make]
+Stream = Generator["Ask | Make", Any, Make]
 _Form = Callable[..., Stream]
 _FormVar = TypeVar("_FormVar", bound=_Form)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What every piece is asked. added: only the sum of the answers is wanted, so that they need not be kept."""
+    """What every piece is asked. added: only the sum of the answers is wanted, so that they need not be kept.
 
-    part: Callable[[Piece], Any]
+    count: of things that are no pieces; ``part`` gets their numbers then.
+    """
+
+    part: Callable[[Any], Any]
     added: bool
+    count: int | None = None
 
 
 def each(part: Callable[[Piece], Any]) -> Ask:
@@ -122,6 +132,11 @@ def each(part: Callable[[Piece], Any]) -> Ask:
 def total(part: Callable[[Piece], Tensor]) -> Ask:
     """Ask for the sum of all answers, added up in the order of the pieces."""
     return Ask(part, True)
+
+
+def numbered(count: int, part: Callable[[int], Any]) -> Ask:
+    """Ask for the list of all answers for the numbers from 0 on."""
+    return Ask(part, False, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +154,7 @@ class Streamed:
 
 
 _STREAMED: dict[str, Streamed] = {}
-_MODULES = ("stream_vectors", "stream_sparse", "stream_likeness", "stream_matrices")
+_MODULES = ("stream_vectors", "stream_sparse", "stream_likeness", "stream_matrices", "stream_crossover")
 
 
 def _always(_: Whole) -> bool:
