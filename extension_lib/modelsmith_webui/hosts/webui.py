@@ -6,11 +6,12 @@ Used by itself it is the adapter of a webui that Modelsmith does not know: files
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelsmith.decision import Override
 from modelsmith_webui import settings
@@ -61,11 +62,27 @@ class WebuiJob:
         return bool(self._state.interrupted or self._state.skipped)
 
 
-def _walk(folder: Path) -> Iterable[Path]:
-    if folder.is_dir():
-        for found in sorted(folder.rglob("*")):
-            if found.suffix.lower() in MODEL_ENDINGS and found.is_file():
-                yield found
+def _files_below(folder: Path, kind: Literal["lora", "text_encoder"]) -> list[ModelFile]:
+    """Every model file below a folder, by its name from there. Links to folders are followed, as the webuis do, once.
+
+    Of strings until the last: folders of LoRAs hold thousands, and are listed at the start and by many a request.
+    """
+    root = os.fspath(folder)
+    names: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        try:
+            found = os.stat(place)
+        except OSError:  # gone since
+            continue
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        within = place[len(root) + 1 :]
+        fitting = [name for name in files if name.lower().endswith(MODEL_ENDINGS)]
+        names += [os.path.join(within, name) for name in fitting if os.path.isfile(os.path.join(place, name))]
+    return [ModelFile(name.replace(os.sep, "/"), folder / name, kind) for name in sorted(names)]
 
 
 class WebuiHost:
@@ -126,9 +143,9 @@ class WebuiHost:
         files = self.checkpoints()
         files += [ModelFile(name, Path(path), "vae") for name, path in list(sd_vae.vae_dict.items())]
         for folder in self._lora_folders():
-            files += [ModelFile(found.relative_to(folder).as_posix(), found, "lora") for found in _walk(folder)]
+            files += _files_below(folder, "lora")
         for folder in self._text_encoder_folders():
-            files += [ModelFile(found.relative_to(folder).as_posix(), found, "text_encoder") for found in _walk(folder)]
+            files += _files_below(folder, "text_encoder")
         return files
 
     def _models_folder(self) -> Path:
