@@ -173,6 +173,7 @@
 
         key(event, name) {
             if (event.ctrlKey || event.metaKey || event.altKey) return;
+            this.editor.follow();
             const {low, high} = this.editor.bounds();
             const by = this.step(event);
             if (by !== undefined) this.change({[name]: clamp(this.editor.value(name) + by, low, high)});
@@ -186,6 +187,7 @@
 
         handleKey(event, group) {
             if (event.ctrlKey || event.metaKey || event.altKey) return;
+            this.editor.follow();
             const bounds = this.editor.bounds();
             const row = group.blocks.map(name => this.editor.value(name));
             const by = this.step(event);

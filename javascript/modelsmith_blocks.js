@@ -227,7 +227,10 @@
 
         texts() { return this.layers.map(layer => fieldOf(layer.text)?.value || ""); }
 
-        begin() { this.before = this.texts(); }
+        begin() {
+            this.catchUp();
+            this.before = this.texts();
+        }
 
         set(row) {
             const layer = this.active;
@@ -314,9 +317,14 @@
             this.say(tr("Pasted."));
         }
 
-        // Brings the bars in line with the text fields and the sliders; called often, draws only on a change.
+        // Called often; a bar that is being moved or typed is left alone.
         follow() {
-            if (this.bars.stroke || this.bars.typed) return;
+            if (!this.bars.stroke && !this.bars.typed) this.catchUp();
+        }
+
+        // Brings the bars in line with the text fields and the sliders; draws only on a change. Also before a change by
+        // hand, which would otherwise undo what a remedy or a recipe has just put into a field.
+        catchUp() {
             let changed = this.takeDifference();
             for (const layer of this.layers) {
                 const field = fieldOf(layer.text), slider = sliderOf(layer.slider);
