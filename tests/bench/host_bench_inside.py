@@ -201,6 +201,9 @@ class Switch:
         self.denoiser = list(script_callbacks.callback_map["callbacks_cfg_denoiser"])
         unloaded = script_callbacks.callback_map["callbacks_script_unloaded"]
         self.installed = [one.callback.__self__ for one in unloaded if self._is_ours(one)]
+        # In which order the webui calls scripts and callbacks, which it works out once; each side keeps its own.
+        self.orders: dict[bool, tuple[dict[str, Any], dict[str, Any]]] = {True: ({}, {}), False: ({}, {})}
+        self.on = True
 
     @staticmethod
     def _is_ours(callback: Any) -> bool:
@@ -213,10 +216,14 @@ class Switch:
             self.installed[0].reapply()
         scripts, always = self.with_us if on else self.without_us
         self.runner.scripts[:], self.runner.alwayson_scripts[:] = scripts, always
-        self.runner.callback_map.clear()
         listed = self.callbacks.callback_map["callbacks_cfg_denoiser"]
         listed[:] = [one for one in self.denoiser if on or not self._is_ours(one)]
-        self.callbacks.ordered_callbacks_map.clear()
+        now = self.runner.callback_map, self.callbacks.ordered_callbacks_map
+        self.orders[self.on] = (dict(now[0]), dict(now[1]))
+        for order, kept in zip(now, self.orders[on], strict=True):
+            order.clear()
+            order.update(kept)
+        self.on = on
 
 
 def load(checkpoint: str) -> None:

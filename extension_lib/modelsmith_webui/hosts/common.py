@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +33,15 @@ class Resolution:
     decision: Decision
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+@lru_cache(maxsize=64)
+def _beside(path: Path) -> tuple[str, str, str]:
+    """A checkpoint, its yaml and its metadata, ready to be looked for at each step of a picture."""
+    return str(path), str(path.with_suffix(".yaml")), str(metadata_path(path))
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
@@ -67,7 +75,8 @@ class Resolver:
         """The report of a file, read again only when the file or the yaml beside it changed."""
         from modelsmith.identify import identify
 
-        stamp = (_stamp(path), _stamp(path.with_suffix(".yaml")))
+        file, yaml, _ = _beside(path)
+        stamp = (_stamp(file), _stamp(yaml))
         with self._lock:
             known = self._reports.get(path)
         if known is not None and known[0] == stamp:
@@ -90,7 +99,7 @@ class Resolver:
         if held is not None and (path, image) in held:
             return held[path, image]
         report = self.report(path)
-        override = read_override(path) if metadata_path(path).exists() else Override()
+        override = read_override(path) if os.path.exists(_beside(path)[2]) else Override()
         found = Resolution(path, report, override, decide(report, override, image=image, enabled=self._enabled()))
         if held is not None:
             held[path, image] = found
