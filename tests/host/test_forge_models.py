@@ -152,6 +152,7 @@ def test_noise_schedule_option_on_an_epsilon_model_is_said(webui: Webui) -> None
 
 def test_interrupted_sampling_leaves_nothing(webui: Webui) -> None:
     generate(webui, "sdxl-v-ztsnr")
+    webui.clear()  # steps of the picture before would be taken for those of the one to interrupt
     running = threading.Thread(target=webui.txt2img, kwargs={"steps": 150})
     running.start()
     while len(webui.events()) < 3:

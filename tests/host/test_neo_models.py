@@ -139,6 +139,7 @@ def test_noise_schedule_option_is_honoured_and_not_doubled(webui: Webui, schedul
 
 def test_interrupted_sampling_leaves_nothing(webui: Webui, schedule: Any) -> None:
     generate(webui, "sdxl-v-ztsnr", schedule)
+    webui.clear()  # steps of the picture before would be taken for those of the one to interrupt
     running = threading.Thread(target=webui.txt2img, kwargs={"steps": 150})
     running.start()
     while len(webui.events()) < 3:
