@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,27 +13,12 @@ pytest.importorskip("fastapi", reason="comes with gradio")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from modelsmith.demo import write_demos
 from modelsmith_webui import api
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
 
 V1 = "/modelsmith/v1"
 A, B = "modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors"
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    write_demos(folder)
-    return folder
-
-
-@pytest.fixture
-def host(tmp_path: Path, demos: Path) -> StandaloneHost:
-    for name in (A, B):
-        (tmp_path / name).hardlink_to(demos / name)
-    return StandaloneHost(tmp_path)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,37 +12,13 @@ pytest.importorskip("fastapi", reason="comes with gradio")
 
 from safetensors.torch import load_file
 
-from modelsmith.demo import write_demos
 from modelsmith.errors import BadFileError, UnknownNameError
 from modelsmith.merge.request import MergeRequest
 from modelsmith_webui import history, merging
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import Entry, History, history_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
-
-DEMOS = ("modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors")
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    write_demos(folder)
-    return folder
-
-
-@pytest.fixture
-def host(tmp_path: Path, demos: Path) -> StandaloneHost:
-    for name in DEMOS:
-        (tmp_path / name).hardlink_to(demos / name)
-    return StandaloneHost(tmp_path)
-
-
-class Control:
-    def report(self, fraction: float, text: str) -> None:
-        del fraction, text
-
-    def cancelled(self) -> bool:
-        return False
+from webui.demos import DEMOS, Control
 
 
 def request(host: StandaloneHost, name: str = "mixed", alpha: float = 0.25, **more: Any) -> MergeRequest:

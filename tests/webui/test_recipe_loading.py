@@ -15,7 +15,6 @@ pytest.importorskip("torch", reason="merges need it")
 import torch
 from safetensors.torch import load_file
 
-from modelsmith.demo import write_demos
 from modelsmith.errors import BadFileError
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.plan import plan_merge
@@ -24,24 +23,14 @@ from modelsmith.merge.request import MergeRequest
 from modelsmith_webui import recipe_loading, settings
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.recipe_loading import RecipeLoading, is_recipe
-
-DEMOS = ("modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors")
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    write_demos(folder)
-    return folder
+from webui.demos import DEMOS
 
 
 @pytest.fixture
-def host(tmp_path: Path, demos: Path, monkeypatch: pytest.MonkeyPatch) -> StandaloneHost:
-    for name in DEMOS:
-        (tmp_path / name).hardlink_to(demos / name)
+def host(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> StandaloneHost:
     monkeypatch.setattr(settings, "get", lambda _name: 1.0)
     monkeypatch.setattr(recipe_loading, "_merged", {})
-    return StandaloneHost(tmp_path)
+    return StandaloneHost(demo_folder)
 
 
 def recipe(host: StandaloneHost, alpha: float = 0.25) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,37 +14,13 @@ pytest.importorskip("fastapi", reason="comes with gradio")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from modelsmith.demo import write_demos
 from modelsmith.merge.request import MergeRequest
 from modelsmith_webui import api, merging, result_hashes
 from modelsmith_webui.history import Entry, history_of
 from modelsmith_webui.host import ModelFile
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.result_hashes import result_file, result_hashes_of
-
-DEMOS = ("modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors")
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    write_demos(folder)
-    return folder
-
-
-@pytest.fixture
-def host(tmp_path: Path, demos: Path) -> StandaloneHost:
-    for name in DEMOS:
-        (tmp_path / name).hardlink_to(demos / name)
-    return StandaloneHost(tmp_path)
-
-
-class Control:
-    def report(self, fraction: float, text: str) -> None:
-        del fraction, text
-
-    def cancelled(self) -> bool:
-        return False
+from webui.demos import DEMOS, Control
 
 
 def merge(host: StandaloneHost, name: str = "mixed") -> Entry:

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("fastapi", reason="comes with gradio")
 
-from modelsmith.demo import write_demos
 from modelsmith.errors import ModelsmithError
 from modelsmith.lora.stack import LoraSpec
 from modelsmith.merge.plan import plan_merge
@@ -20,24 +19,14 @@ from modelsmith.merge.request import MergeRequest
 from modelsmith_webui import merging, xyz_merge
 from modelsmith_webui.hosts import webui
 from modelsmith_webui.hosts.standalone import StandaloneHost
-
-DEMOS = ("modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors")
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demos")
-    write_demos(folder)
-    return folder
+from webui.demos import DEMOS
 
 
 @pytest.fixture
-def host(tmp_path: Path, demos: Path, monkeypatch: pytest.MonkeyPatch) -> StandaloneHost:
-    for name in DEMOS:
-        (tmp_path / name).hardlink_to(demos / name)
+def host(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> StandaloneHost:
     monkeypatch.setattr(webui, "chosen_checkpoint", lambda: DEMOS[0])
     monkeypatch.setattr(webui, "register_checkpoint", lambda path: path.name)
-    return StandaloneHost(tmp_path)
+    return StandaloneHost(demo_folder)
 
 
 def request(host: StandaloneHost, **more: Any) -> MergeRequest:
