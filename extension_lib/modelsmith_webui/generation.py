@@ -176,8 +176,7 @@ class Generation:
         self.host.reapply()
 
     def _record(self, p: Any, path: Path | None) -> None:
-        status = self.host.status()
-        applied = status.decision if status is not None and status.applied else None
+        applied = self.host.applied_decision()
         automatic = self._plain(path) if path is not None else None
         infotext.record(p.extra_generation_params, applied, automatic)
 
@@ -254,18 +253,19 @@ class Generation:
         """The advice for a picture of a checkpoint; None where its model has no zero terminal SNR."""
         from modelsmith.sampling_advice import advise
 
-        if self.resolver is None:
-            return None
-        decision = self.resolver.without_image(path, image).decision
-        return advise(sampling) if decision.prediction == "v_prediction" and decision.ztsnr else None
+        return advise(sampling) if self._has_ztsnr(path, image) else None
+
+    def _has_ztsnr(self, path: Path, image: Override) -> bool:
+        decision = self.resolver.without_image(path, image).decision if self.resolver is not None else None
+        return decision is not None and decision.prediction == "v_prediction" and decision.ztsnr
 
     def _advise(self, p: Any, path: Path | None, image: Override) -> None:
         """Keep the advice on this job for the API, and say what spoils pictures beneath them."""
+        self.host.advice = None
+        if path is None or not self._has_ztsnr(path, image):
+            return
         from modelsmith.sampling_advice import Sampling
 
-        self.host.advice = None
-        if path is None or self.resolver is None:
-            return
         hires = bool(getattr(p, "enable_hr", False))
         with_strength = hires or hasattr(p, "init_images")
         sampling = Sampling(

@@ -337,10 +337,9 @@ class Host:
     def loaded_checkpoint(self) -> Path:
         return FILE
 
-    def status(self) -> Any:
+    def applied_decision(self) -> Decision:
         image = self.resolver.image[1] if self.resolver.image else None
-        decision: Decision = decide(self.found, image=image)
-        return SimpleNamespace(applied=True, decision=decision)
+        return decide(self.found, image=image)
 
 
 def test_a_choice_holds_from_the_start_of_its_job_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

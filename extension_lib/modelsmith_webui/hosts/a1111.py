@@ -23,7 +23,7 @@ from modelsmith.decision import DISCRETE_ARCHITECTURES, Decision, Override
 from modelsmith.errors import BadFileError, ModelsmithError
 from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.a1111_vae import A1111Vae, resolving_module
-from modelsmith_webui.hosts.common import Resolution
+from modelsmith_webui.hosts.common import Resolution, path_of
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
 
@@ -230,7 +230,7 @@ class A1111Host(WebuiHost):
         info = getattr(model, "sd_checkpoint_info", None)
         if self._key is None or info is None or not _has_discrete_schedule(model):
             return
-        path = Path(info.filename)
+        path = path_of(info.filename)
         decision = self.resolver.resolve(path).decision
         known = _applied(model, path)
         if decision.prediction is None:
@@ -248,7 +248,7 @@ class A1111Host(WebuiHost):
             return
         from modules import sd_models
 
-        known = _applied(model, Path(info.filename))
+        known = _applied(model, path_of(info.filename))
         if known is not None:
             model.alphas_cumprod_original = known.host_schedule
             model.parameterization = known.host_parameterization
@@ -264,20 +264,26 @@ class A1111Host(WebuiHost):
 
         return raw_network(self.loaded_model())
 
+    def applied_decision(self) -> Decision | None:
+        model, path = self.loaded_model(), self.loaded_checkpoint()
+        if model is None or path is None:
+            return None
+        decision, known = self.resolver.resolve(path).decision, _applied(model, path)
+        return decision if known is not None and known.decision == decision else None
+
     def status(self) -> LoadedStatus | None:
         model, path = self.loaded_model(), self.loaded_checkpoint()
         if model is None or path is None:
             return None
         resolution = self.resolver.resolve(path)
         decision, problem = resolution.decision, self.cannot_run(resolution)
-        known = _applied(model, path)
         now = getattr(model, "alphas_cumprod", None)
         last = None if now is None else float(now[-1])
         sigma = None if not last else ((1.0 - last) / last) ** 0.5
         return LoadedStatus(
             path=path,
             decision=decision,
-            applied=known is not None and known.decision == decision,
+            applied=self.applied_decision() is not None,
             config=getattr(model, "used_config", None),
             sigma_max=sigma,
             notes=(*([problem] if problem else []), *_notes(decision), *self.vae.notes()),

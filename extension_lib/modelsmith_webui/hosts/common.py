@@ -33,6 +33,10 @@ class Resolution:
     decision: Decision
 
 
+path_of = lru_cache(maxsize=256)(Path)
+"""One path object for a file name: what is known of a file is kept by it, and asked for at each step of a picture."""
+
+
 @lru_cache(maxsize=64)
 def _beside(path: Path) -> tuple[str, str, str]:
     """A checkpoint, its yaml and its metadata, ready to be looked for at each step of a picture."""
@@ -88,13 +92,15 @@ class Resolver:
 
     def resolve(self, path: str | Path) -> Resolution:
         """Report, override and decision for one checkpoint, as the running job wants it."""
-        path = Path(path)
+        path = path if isinstance(path, Path) else path_of(path)
         image = self.image[1] if self.image is not None and self.image[0] == path else None
         return self.without_image(path, image)
 
     def without_image(self, path: str | Path, image: Override | None = None) -> Resolution:
         """The same with another choice for one picture than the running job's: none, or ``image``."""
-        path = Path(path)
+        path = path if isinstance(path, Path) else path_of(path)
+        if image is not None and image.is_auto:
+            image = None
         held: dict[tuple[Path, Override | None], Resolution] | None = getattr(self._local, "held", None)
         if held is not None and (path, image) in held:
             return held[path, image]

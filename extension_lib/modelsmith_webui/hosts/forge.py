@@ -24,7 +24,7 @@ from modelsmith.decision import DISCRETE_ARCHITECTURES, Decision, Override
 from modelsmith.schedules import FloatArray, sigmas, zero_terminal_snr
 from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts import forge_edm
-from modelsmith_webui.hosts.common import Resolution
+from modelsmith_webui.hosts.common import Resolution, path_of
 from modelsmith_webui.hosts.forge_vae import ForgeVae
 from modelsmith_webui.hosts.webui import WebuiHost
 from modelsmith_webui.overrides import write_override
@@ -173,8 +173,8 @@ class ForgeHost(WebuiHost):
 
     def before_sampling(self, processing: Any) -> None:
         """Forge has just written its option into the infotext, also where this picture is made without it."""
-        status = self.status()
-        if status is not None and status.applied and status.decision.ztsnr_said and not status.decision.ztsnr:
+        decision = self.applied_decision()
+        if decision is not None and decision.ztsnr_said and not decision.ztsnr:
             processing.extra_generation_params.pop("Noise Schedule", None)
 
     def raw_network(self) -> AbstractContextManager[RawNetwork]:
@@ -188,6 +188,15 @@ class ForgeHost(WebuiHost):
         dtype = model.forge_objects_original.unet.model.computation_dtype
         return raw_network(model, sampling_prepare, memory_management.get_torch_device(), dtype)
 
+    def applied_decision(self) -> Decision | None:
+        path, model = self.loaded_checkpoint(), self.loaded_model()
+        if path is None:
+            return None
+        decision = self.resolver.resolve(path).decision
+        state: ModelState | None = getattr(model, STATE, None)
+        discrete = state is not None and state.decision == decision and discrete_predictor(model) is not None
+        return decision if discrete or forge_edm.installed(model) is not None else None
+
     def status(self) -> LoadedStatus | None:
         path, model = self.loaded_checkpoint(), self.loaded_model()
         if path is None:
@@ -197,11 +206,10 @@ class ForgeHost(WebuiHost):
         resolution = self.resolver.resolve(path)
         decision = resolution.decision
         continuous = forge_edm.installed(model)
-        applied = predictor is not None and state is not None and state.decision == decision
         shown = continuous or predictor
         sigma_max = float(shown.sigmas[-1]) if shown is not None else None
         notes = state.notes if state is not None and continuous is None else self._left_alone(resolution, continuous)
-        applied = applied or continuous is not None
+        applied = self.applied_decision() is not None
         return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes + self.vae.notes())
 
     # the work
@@ -209,12 +217,12 @@ class ForgeHost(WebuiHost):
     def _bring_in_line(self, model: Any) -> None:
         """Set what the decision says, or put back what the host had; the same again changes nothing."""
         info = getattr(model, "sd_checkpoint_info", None)
-        if info is None or self._continuous(model, Path(info.filename)):
+        if info is None or self._continuous(model, path_of(info.filename)):
             return
         predictor = discrete_predictor(model)
         if predictor is None:
             return
-        decision = self.resolver.resolve(Path(info.filename)).decision
+        decision = self.resolver.resolve(path_of(info.filename)).decision
         if decision.prediction is None:
             self._restore(model)
             return
@@ -222,7 +230,7 @@ class ForgeHost(WebuiHost):
         first = state.decision != decision
         self._apply(model, state, decision)
         if first:
-            self._log(Path(info.filename), state)
+            self._log(path_of(info.filename), state)
 
     def _continuous(self, model: Any, path: Path) -> bool:
         """Whether the model is one for a continuous schedule, and has it now."""

@@ -30,7 +30,7 @@ from modelsmith.decision import Decision, Override
 from modelsmith.schedules import FloatArray
 from modelsmith_webui.host import Capability, LoadedStatus
 from modelsmith_webui.hosts.a1111_vae import resolving_module
-from modelsmith_webui.hosts.common import Resolution
+from modelsmith_webui.hosts.common import Resolution, path_of
 from modelsmith_webui.hosts.ldm_forge_config import find_config
 from modelsmith_webui.hosts.ldm_forge_text import leave_recipes_out, text_encoder_module, wrap_list
 from modelsmith_webui.hosts.ldm_forge_vae import LdmForgeVae, keep_own_vae
@@ -224,7 +224,7 @@ class LdmForgeHost(WebuiHost):
             if self._key != key or info is None:
                 return original(state_dict, info)
             found = find_config(original, self.resolver, state_dict, info)
-            self._configs[Path(info.filename)] = Path(found).name
+            self._configs[path_of(info.filename)] = Path(found).name
             return found
 
         return find_checkpoint_config
@@ -317,6 +317,14 @@ class LdmForgeHost(WebuiHost):
 
         return raw_network(model, load, model_management.get_torch_device(), dtype)
 
+    def applied_decision(self) -> Decision | None:
+        path, model = self.loaded_checkpoint(), self.loaded_model()
+        if path is None:
+            return None
+        decision = self.resolver.resolve(path).decision
+        state: ModelState | None = getattr(model, STATE, None)
+        return decision if state is not None and state.decision == decision else None
+
     def status(self) -> LoadedStatus | None:
         path, model = self.loaded_checkpoint(), self.loaded_model()
         if path is None:
@@ -328,7 +336,7 @@ class LdmForgeHost(WebuiHost):
         return LoadedStatus(
             path,
             decision,
-            applied=state is not None and state.decision is not None and state.decision == decision,
+            applied=self.applied_decision() is not None,
             config=self._configs.get(path),
             sigma_max=None if table is None else float(table[-1]),
             notes=(*self._notes(state), *self._left_alone(decision, state, sampling), *self.vae.notes()),
@@ -355,7 +363,7 @@ class LdmForgeHost(WebuiHost):
         state = self._state(model)
         if state is None:
             return
-        resolution = self.resolver.resolve(Path(info.filename))
+        resolution = self.resolver.resolve(path_of(info.filename))
         if left or resolution.decision.prediction is None:
             self._restore(model, state)
             if left and resolution.decision.prediction is not None:
@@ -364,7 +372,7 @@ class LdmForgeHost(WebuiHost):
         first = state.decision != resolution.decision
         self._apply(model, state, resolution)
         if first:
-            _log(Path(info.filename), resolution.decision, state)
+            _log(path_of(info.filename), resolution.decision, state)
 
     def _state(self, model: Any) -> ModelState | None:
         """What is known of the model, taken down when it is first met; None where nothing may be set."""

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelsmith.decision import Override
+from modelsmith.decision import Decision, Override
 from modelsmith_webui import settings
 from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
-from modelsmith_webui.hosts.common import Resolution, Resolver
+from modelsmith_webui.hosts.common import Resolution, Resolver, path_of
 from modelsmith_webui.overrides import read_override, write_override
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class WebuiHost:
 
     def loaded_checkpoint(self) -> Path | None:
         info = getattr(self.loaded_model(), "sd_checkpoint_info", None)
-        return Path(info.filename) if info is not None else None
+        return path_of(info.filename) if info is not None else None
 
     def override(self, path: Path) -> Override:
         return read_override(path)
@@ -241,6 +241,13 @@ class WebuiHost:
         write_override(path, override)
         if self.loaded_checkpoint() == path:
             self.reapply()
+
+    def applied_decision(self) -> Decision | None:
+        """What the model in memory is set to; None where it is not set by us.
+
+        Asked for every picture: unlike :meth:`status` it reads nothing from the device and looks for no VAE.
+        """
+        return None
 
     def status(self) -> LoadedStatus | None:
         path = self.loaded_checkpoint()
