@@ -1,8 +1,8 @@
 """The names of a webui that the adapters and their stand-ins use: found in the source, kept as read from a real one.
 
-``host_names.json`` holds, for each kind of webui, what every such name is there: the signature of a function, "class",
-"module", "value", or null where there is none. test_host_names.py (in tests/webui) holds adapters and stand-ins against
-it everywhere; test_stand_in.py (in tests/host) holds it against a real webui.
+``host_names.json`` holds, for each flavour of webui, what every such name is there: the signature of a function,
+"class", "module", "value", or null where there is none. test_host_names.py (in tests/webui) holds adapters and
+stand-ins against it everywhere; test_stand_in.py (in tests/host) holds it against a real webui.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ SHARED = (
     "hosts/common.py",
     "hosts/vae_choice.py",
 )
+FORGE = (
+    *SHARED,
+    "hosts/forge.py",
+    "hosts/forge_rescale.py",
+    "hosts/forge_vae.py",
+    "hosts/forge_edm.py",
+    "hosts/forge_probe.py",
+)
+# By flavour of webui, as tests/host/server.py tells them apart.
 SOURCES = {
     "a1111": (*SHARED, "hosts/a1111.py", "hosts/a1111_rescale.py", "hosts/a1111_vae.py", "hosts/a1111_probe.py"),
-    "forge": (
-        *SHARED,
-        "hosts/forge.py",
-        "hosts/forge_rescale.py",
-        "hosts/forge_vae.py",
-        "hosts/forge_edm.py",
-        "hosts/forge_probe.py",
-    ),
+    "forge": FORGE,
+    "neo": (*FORGE, "hosts/neo.py"),
     "ldm_forge": (
         *SHARED,
         "hosts/ldm_forge.py",
@@ -47,6 +50,17 @@ SOURCES = {
     ),
 }
 PACKAGES = ("modules", "modules_forge", "backend", "ldm_patched")
+FORGE_NAMED = (
+    "modules.sd_models.model_data.sd_model",
+    "modules.sd_models.model_data.forge_hash",
+    "modules.sd_models.model_data.forge_loading_parameters",
+    "modules.shared.opts.sd_noise_schedule",
+    "modules_forge.main_entry.refresh_model_loading_parameters",
+    "backend.modules.k_prediction.Prediction",
+    "backend.modules.k_prediction.AbstractPrediction.calculate_input",
+    "backend.modules.k_prediction.AbstractPrediction.calculate_denoised",
+    "backend.modules.k_prediction.AbstractPrediction.noise_scaling",
+)
 # Wrapped by name, or put by the stand-ins where the webui itself looks for them.
 NAMED = {
     "a1111": (
@@ -61,16 +75,13 @@ NAMED = {
         "modules.sd_samplers_cfg_denoiser.CFGDenoiser.combine_denoised",
         "modules.patches.originals",
     ),
-    "forge": (
-        "modules.sd_models.model_data.sd_model",
-        "modules.sd_models.model_data.forge_hash",
-        "modules.sd_models.model_data.forge_loading_parameters",
-        "modules.shared.opts.sd_noise_schedule",
-        "modules_forge.main_entry.refresh_model_loading_parameters",
-        "backend.modules.k_prediction.Prediction",
-        "backend.modules.k_prediction.AbstractPrediction.calculate_input",
-        "backend.modules.k_prediction.AbstractPrediction.calculate_denoised",
-        "backend.modules.k_prediction.AbstractPrediction.noise_scaling",
+    "forge": FORGE_NAMED,
+    "neo": (
+        *FORGE_NAMED,
+        "modules.shared.cmd_opts.lora_dirs",
+        "modules.shared.cmd_opts.text_encoder_dirs",
+        "modules.shared.opts.refiner_fast_sd",
+        "backend.modules.k_prediction.PredictionDiscreteFlow",
     ),
     "ldm_forge": (
         "modules.processing.rescale_zero_terminal_snr_sigmas",
@@ -95,6 +106,21 @@ NAMED = {
         "ldm_patched.modules.model_sampling.StableCascadeSampling",
     ),
 }
+FORGE_LOADED = (
+    "loaded.sd_checkpoint_info.filename",
+    "loaded.model_config.ztsnr",
+    "loaded.model_config.model_type",
+    "loaded.get_learned_conditioning",
+    "loaded.forge_objects.unet.clone",
+    "loaded.forge_objects.unet.set_model_sampler_post_cfg_function",
+    "loaded.forge_objects_original.unet.model.diffusion_model",
+    "loaded.forge_objects_original.unet.model.computation_dtype",
+    "loaded.forge_objects.unet.model.predictor.prediction_type",
+    "loaded.forge_objects.unet.model.predictor.sigmas",
+    "loaded.forge_objects.unet.model.predictor.log_sigmas",
+    "loaded.forge_objects.unet.model.predictor.alphas_cumprod",
+    "loaded.forge_objects.unet.model.predictor.set_sigmas",
+)
 # What is asked of the loaded model; the source reaches it through variables.
 LOADED = {
     "a1111": (
@@ -108,21 +134,8 @@ LOADED = {
         "loaded.apply_model",
         "loaded.model.conditioning_key",
     ),
-    "forge": (
-        "loaded.sd_checkpoint_info.filename",
-        "loaded.model_config.ztsnr",
-        "loaded.model_config.model_type",
-        "loaded.get_learned_conditioning",
-        "loaded.forge_objects.unet.clone",
-        "loaded.forge_objects.unet.set_model_sampler_post_cfg_function",
-        "loaded.forge_objects_original.unet.model.diffusion_model",
-        "loaded.forge_objects_original.unet.model.computation_dtype",
-        "loaded.forge_objects.unet.model.predictor.prediction_type",
-        "loaded.forge_objects.unet.model.predictor.sigmas",
-        "loaded.forge_objects.unet.model.predictor.log_sigmas",
-        "loaded.forge_objects.unet.model.predictor.alphas_cumprod",
-        "loaded.forge_objects.unet.model.predictor.set_sigmas",
-    ),
+    "forge": FORGE_LOADED,
+    "neo": FORGE_LOADED,
     "ldm_forge": (
         "loaded.alphas_cumprod",
         "loaded.sd_checkpoint_info.filename",
@@ -165,10 +178,10 @@ def _attributes(tree: ast.AST, modules: dict[str, str]) -> Iterator[str]:
             yield ".".join((modules[inner.id], *parts))
 
 
-def used_names(kind: str) -> set[str]:
-    """Every name of the webui that the adapter of this kind uses, as a dotted path."""
-    found: set[str] = set(NAMED[kind])
-    for name in SOURCES[kind]:
+def used_names(flavour: str) -> set[str]:
+    """Every name of the webui that the adapter for it uses, as a dotted path."""
+    found: set[str] = set(NAMED[flavour])
+    for name in SOURCES[flavour]:
         tree = ast.parse((WEBUI / name).read_text(encoding="utf-8"))
         modules, taken = _imported(tree)
         found |= taken
@@ -177,12 +190,12 @@ def used_names(kind: str) -> set[str]:
 
 
 def kept() -> dict[str, dict[str, str | None]]:
-    """What is known of each kind."""
+    """What is known of each flavour."""
     return json.loads(KEPT.read_text(encoding="utf-8"))
 
 
-def keep(kind: str, names: dict[str, str | None]) -> None:
+def keep(flavour: str, names: dict[str, str | None]) -> None:
     """Write what a real webui says."""
     known = kept() if KEPT.exists() else {}
-    known[kind] = dict(sorted(names.items()))
+    known[flavour] = dict(sorted(names.items()))
     KEPT.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")

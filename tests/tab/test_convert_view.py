@@ -146,6 +146,12 @@ def test_faults_are_told_in_the_users_language(view: ConvertView, faulty: Path, 
     assert "ms-incomplete" in told and re.search(r"<div>ファイルが 7 バイト", told)
 
 
+def test_the_result_is_told_in_the_users_language(view: ConvertView, host: StandaloneHost) -> None:
+    host.chosen_language = "ja_JP"
+    told = start(view, action="Prune", name="pruned.safetensors", overwrite=True)
+    assert re.search(r"時間</?[^>]*>.*?[\d.]+秒", told, re.S)
+
+
 def test_a_sound_file_is_not_written_again(view: ConvertView, host: StandaloneHost) -> None:
     before = names(host)
     html = start(view, action="Repair")

@@ -54,7 +54,7 @@ def _written(result: WriteResult, tr: Texts, *, notes: bool = True) -> str:
     rows = [
         (tr("File"), result.path.name),
         (tr("Size"), f"{size_text(result.bytes_in)} → {size_text(result.bytes_out)}"),
-        (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds), speed) if part)),
+        (tr("Time"), ", ".join(part for part in (seconds_text(result.seconds, tr), speed) if part)),
         ("SHA-256", result.sha256),
     ]
     told = notes_html(result.notes, tr) if notes else ""
