@@ -15,10 +15,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("yaml")
 
 import host_names  # noqa: E402
+from modelsmith_webui.hosts import neo  # noqa: E402
 from webui.test_a1111 import Webui as A1111  # noqa: E402
 from webui.test_forge import Prediction, make_model  # noqa: E402
 from webui.test_forge_vae import Forge  # noqa: E402
 from webui.test_ldm_forge import Engine, World, make_sampling  # noqa: E402
+from webui.test_neo import stand_ins as neo_stand_ins  # noqa: E402
 
 # Only where the webui has it: the adapter asks first, or catches what comes of it.
 OPTIONAL = {
@@ -27,10 +29,10 @@ OPTIONAL = {
 }
 
 
-@pytest.mark.parametrize("kind", host_names.SOURCES)
-def test_every_name_that_an_adapter_uses_is_there(kind: str) -> None:
-    known = host_names.kept()[kind]
-    used = host_names.used_names(kind) | set(host_names.LOADED[kind])
+@pytest.mark.parametrize("flavour", host_names.SOURCES)
+def test_every_name_that_an_adapter_uses_is_there(flavour: str) -> None:
+    known = host_names.kept()[flavour]
+    used = host_names.used_names(flavour) | set(host_names.LOADED[flavour])
     assert sorted(used - set(known)) == [], "run tests/host/test_stand_in.py with MODELSMITH_WRITE_NAMES=1"
     assert sorted(name for name in used - OPTIONAL if known[name] is None) == []
 
@@ -85,6 +87,18 @@ def test_the_stand_in_for_forge_has_its_names(tmp_path: Path) -> None:
     forge = Forge(tmp_path)
     assert known["modules_forge.main_entry.module_list"] == "value"
     assert isinstance(forge.main_entry.module_list, dict)
+
+
+def test_the_stand_in_for_neo_has_its_names(tmp_path: Path) -> None:
+    modules, known = neo_stand_ins(tmp_path), host_names.kept()["neo"]
+    for module in modules.values():
+        _agree(_stand_in_names(module, module.__name__), known)
+    shared, sd_models = modules["shared"], modules["sd_models"]
+    held = {"shared.cmd_opts": shared.cmd_opts, "shared.opts": shared.opts, "sd_models.model_data": sd_models.model_data}
+    for holder, values in held.items():
+        for name in vars(values):
+            assert known[f"modules.{holder}.{name}"] == "value"
+    assert known[f"backend.modules.k_prediction.{neo.FLOW_PREDICTOR}"] == "class"
 
 
 def test_the_stand_in_for_reforge_has_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

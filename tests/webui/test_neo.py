@@ -17,15 +17,14 @@ from modelsmith_webui.hosts import forge, neo
 from modelsmith_webui.hosts.common import Resolver
 
 
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The adapter in a webui that brings engines for what is listed in ``host.engines``."""
+def stand_ins(folder: Path) -> dict[str, Any]:
+    """The webui's modules, by their names in its package."""
     shared, sd_models, paths = (ModuleType(f"modules.{name}") for name in ("shared", "sd_models", "paths_internal"))
     arguments = SimpleNamespace(lora_dirs=[], text_encoder_dirs=[])
     vars(shared).update(opts=SimpleNamespace(sd_noise_schedule="Default"), cmd_opts=arguments)
     data = SimpleNamespace(sd_model=None, forge_hash="", forge_loading_parameters={})
-    vars(sd_models).update(model_data=data, checkpoints_list={})
-    vars(paths).update(models_path=str(tmp_path / "models"), data_path=str(tmp_path))
+    vars(sd_models).update(model_data=data, checkpoints_list={}, list_models=lambda: None)
+    vars(paths).update(models_path=str(folder / "models"), data_path=str(folder))
     patches = ModuleType("modules.patches")
     originals: dict[str, Any] = {}
 
@@ -37,14 +36,22 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         setattr(module, name, originals.pop(key))
 
     vars(patches).update(patch=patch, undo=undo)
-    vars(sd_models)["list_models"] = lambda: None
-    package = ModuleType("modules")
-    for module in (package, shared, sd_models, paths, patches):
-        setattr(package, module.__name__.rpartition(".")[2], module)
+    return {"shared": shared, "sd_models": sd_models, "paths_internal": paths, "patches": patches}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The adapter in a webui that brings engines for what is listed in ``host.engines``."""
+    modules, package = stand_ins(tmp_path), ModuleType("modules")
+    monkeypatch.setitem(sys.modules, "modules", package)
+    for name, module in modules.items():
+        setattr(package, name, module)
         monkeypatch.setitem(sys.modules, module.__name__, module)
+    shared, sd_models = modules["shared"], modules["sd_models"]
     found: Any = neo.NeoHost()
     found.resolver = Resolver(lambda: True)
-    found.arguments, found.data, found.opts, found.sd_models = arguments, data, shared.opts, sd_models
+    found.arguments, found.opts = shared.cmd_opts, shared.opts
+    found.data, found.sd_models = sd_models.model_data, sd_models
     yield found
     found.uninstall()
 
