@@ -94,7 +94,11 @@ def test_the_stand_in_for_neo_has_its_names(tmp_path: Path) -> None:
     for module in modules.values():
         _agree(_stand_in_names(module, module.__name__), known)
     shared, sd_models = modules["shared"], modules["sd_models"]
-    held = {"shared.cmd_opts": shared.cmd_opts, "shared.opts": shared.opts, "sd_models.model_data": sd_models.model_data}
+    held = {
+        "shared.cmd_opts": shared.cmd_opts,
+        "shared.opts": shared.opts,
+        "sd_models.model_data": sd_models.model_data,
+    }
     for holder, values in held.items():
         for name in vars(values):
             assert known[f"modules.{holder}.{name}"] == "value"
