@@ -48,10 +48,14 @@ def prepare(gradio: str, test: bool) -> Path:
         return python
     print(f"Setting up {folder} (once; some minutes)", flush=True)
     venv.create(folder, with_pip=True, clear=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for file in files:
-        command += ["-r", str(file)]
-    subprocess.run(command, check=True)
+    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # Compiled as they are imported: most modules never are.
+    install = [*pip, "install", "--no-compile", *(word for file in files for word in ("-r", str(file)))]
+    # The pins name nearly all that is needed, so that nothing has to be worked out; what torch wants beside it depends
+    # on its build, and pip adds that where it is missing.
+    subprocess.run([*install, "--no-deps"], check=True)
+    if subprocess.run([*pip, "check"], stdout=subprocess.DEVNULL, check=False).returncode:
+        subprocess.run(install, check=True)
     stamp.write_text(wanted, encoding="utf-8")
     return python
 
