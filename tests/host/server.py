@@ -50,10 +50,10 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 # the text encoder gives, which is next to nothing in these checkpoints.
 CONFIG: dict[str, Any] = {"live_previews_enable": False, "emphasis": "No norm", "show_progress_every_n_steps": -1}
 # By itself reForge takes every checkpoint for a text encoder of the same name too, and loads it twice.
-# Neo asks at the console about a configuration without its mark.
+# Neo asks at the console about a configuration without its mark. Its own CFG rescale is there only where it is shown.
 FLAVOUR_CONFIG: dict[str, dict[str, Any]] = {
     "ldm_forge": {"sd_text_encoder": "None"},
-    "neo": {"VERSION_UID": "PY313"},
+    "neo": {"VERSION_UID": "PY313", "show_rescale_cfg": True},
 }
 
 
