@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 AUTOMATIC = "Automatic"
 RESCALES = [AUTOMATIC, "Off", "0.2", "0.3", "0.5", "0.7", "1"]
 JOB = "modelsmith_job"
+# Below this Neo's own CFG rescale is off.
+NEOS_LEAST_RESCALE = 0.05
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,14 @@ def rescale_of(resolution: Resolution, image: Override | None = None) -> float:
     return float(settings.get(settings.CFG_RESCALE)) if wants else 0.0
 
 
-def other_rescale(params: dict[str, Any]) -> str | None:
-    """The parameter by which another extension says that it rescales the same picture."""
-    for key, value in params.items():
+def other_rescale(p: Any) -> str | None:
+    """The parameter by which another extension says that it rescales the pictures of the job ``p``.
+
+    Neo's own says so too, but not where an axis of the X/Y/Z plot chose it: that sets a field of the job alone.
+    """
+    if getattr(p, "rescale_cfg", 0.0) >= NEOS_LEAST_RESCALE:
+        return "Rescale CFG"
+    for key, value in p.extra_generation_params.items():
         name = key.casefold()
         if key == infotext.RESCALE or "rescale" not in name or "cfg" not in name:
             continue
@@ -151,7 +158,7 @@ class Generation:
             return
 
         def yields() -> bool:
-            other = other_rescale(params)
+            other = other_rescale(p)
             if other is not None and params.pop(infotext.RESCALE, None) is not None:
                 logger.info("CFG rescale is left to the one of %r", other)
             return other is not None

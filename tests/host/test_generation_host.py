@@ -342,6 +342,19 @@ def test_cfg_rescale_stays_away_where_another_one_is_on(webui: Webui) -> None:
     assert [step["phi"] for step in guided(webui)] == pytest.approx([0.7] * 4, abs=2e-3)
 
 
+@pytest.mark.usefixtures("prompt_matters")
+def test_cfg_rescale_stays_away_where_an_axis_of_neo_chose_its_own(webui: Webui) -> None:
+    if webui.flavour != "neo":
+        pytest.skip("an axis of Neo")
+    webui.select("sdxl-v-ztsnr")
+    fields: dict[str, Any] = {"scheduler": "SGM Uniform", "steps": 4, "cfg_scale": 7}
+    plot(webui, "Rescale CFG", "0,0.5", **fields, **chosen("Automatic", "Automatic", "0.7"))
+    assert [step["phi"] for step in guided(webui)] == pytest.approx([0.7] * 4 + [0.5] * 4, abs=2e-3)
+    first, second = texts(webui)[1:]
+    assert "Modelsmith CFG rescale: 0.7" in first
+    assert "Modelsmith CFG rescale" not in second
+
+
 def test_cfg_rescale_of_a_file_and_of_the_setting(webui: Webui) -> None:
     name = "sdxl-v-ztsnr.safetensors"
     webui.options(modelsmith_cfg_rescale=0.3)

@@ -223,6 +223,7 @@ def test_rescale_is_pasted_where_it_is_not_the_files_own() -> None:
 @pytest.mark.parametrize(
     ("params", "other"),
     [
+        ({}, None),
         ({"CFG scale": 7, "Modelsmith CFG rescale": "0.7"}, None),
         ({"CFG Rescale": 0.5}, "CFG Rescale"),
         ({"CFG Rescale": 0}, None),
@@ -231,7 +232,12 @@ def test_rescale_is_pasted_where_it_is_not_the_files_own() -> None:
     ],
 )
 def test_another_rescale_is_seen(params: dict[str, Any], other: str | None) -> None:
-    assert generation.other_rescale(params) == other
+    assert generation.other_rescale(SimpleNamespace(extra_generation_params=params)) == other
+
+
+@pytest.mark.parametrize(("value", "other"), [(0.0, None), (0.04, None), (0.5, "Rescale CFG")])
+def test_neos_rescale_is_seen_where_an_axis_chose_it(value: float, other: str | None) -> None:
+    assert generation.other_rescale(SimpleNamespace(extra_generation_params={}, rescale_cfg=value)) == other
 
 
 class CFGDenoiser:
