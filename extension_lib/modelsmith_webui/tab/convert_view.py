@@ -51,7 +51,7 @@ class ConvertView:
                 with gr.Column(scale=5, min_width=420, elem_id="modelsmith_convert_right"):
                     self._build_groups()
                     self._build_target()
-            self.panel.build(HINT, START["convert"])
+            self.panel.build(HINT, START["convert"], "Stop")
         self._connect()
 
     def _add(self, name: str, component: Any) -> None:

@@ -32,13 +32,13 @@ class JobPanel:
         self.host, self.tr, self.view = host, tr, view
         self.turns = Turns()
 
-    def build(self, hint: str, start: str) -> None:
-        """Add the components; ``start`` is the text of the button that starts."""
+    def build(self, hint: str, start: str, stop: str) -> None:
+        """Add the components; the words are button texts."""
         prefix = f"modelsmith_{self.view}"
         self.plan = gr.HTML(notice("info", self.tr(hint)), elem_id=f"{prefix}_plan")
         with gr.Row(elem_classes=["ms-row", "ms-run"]):
             self.start = unsaved(gr.Button(start, variant="primary", elem_id=f"{prefix}_start"))
-            self.stop = gr.Button("Cancel", elem_id=f"{prefix}_stop")
+            self.stop = gr.Button(stop, elem_id=f"{prefix}_stop")
         with gr.Column(elem_id=f"{prefix}_progress_panel", elem_classes=["ms-progress-panel"]):
             gr.HTML("", elem_id=f"{prefix}_progress", elem_classes=["ms-progress-place"])
         self.result = gr.HTML("", elem_id=f"{prefix}_result")

@@ -46,7 +46,7 @@ class VaeView:
                     self.page = gr.HTML("", elem_id="modelsmith_vae_page")
                 with gr.Column(scale=4, min_width=360, elem_id="modelsmith_vae_right"):
                     self._build_work()
-            self.panel.build(HINT, VAE_ACTIONS["measure"])
+            self.panel.build(HINT, VAE_ACTIONS["measure"], "Stop the run")
         self._connect()
 
     def _build_work(self) -> None:
