@@ -264,12 +264,9 @@ class A1111Host(WebuiHost):
 
         return raw_network(self.loaded_model())
 
-    def applied_decision(self) -> Decision | None:
-        model, path = self.loaded_model(), self.loaded_checkpoint()
-        if model is None or path is None:
-            return None
-        decision, known = self.resolver.resolve(path).decision, _applied(model, path)
-        return decision if known is not None and known.decision == decision else None
+    def has_set(self, model: Any, path: Path, decision: Decision) -> bool:
+        known = _applied(model, path)
+        return known is not None and known.decision == decision
 
     def status(self) -> LoadedStatus | None:
         model, path = self.loaded_model(), self.loaded_checkpoint()
@@ -283,7 +280,7 @@ class A1111Host(WebuiHost):
         return LoadedStatus(
             path=path,
             decision=decision,
-            applied=self.applied_decision() is not None,
+            applied=self.has_set(model, path, decision),
             config=getattr(model, "used_config", None),
             sigma_max=sigma,
             notes=(*([problem] if problem else []), *_notes(decision), *self.vae.notes()),

@@ -188,14 +188,10 @@ class ForgeHost(WebuiHost):
         dtype = model.forge_objects_original.unet.model.computation_dtype
         return raw_network(model, sampling_prepare, memory_management.get_torch_device(), dtype)
 
-    def applied_decision(self) -> Decision | None:
-        path, model = self.loaded_checkpoint(), self.loaded_model()
-        if path is None:
-            return None
-        decision = self.resolver.resolve(path).decision
+    def has_set(self, model: Any, path: Path, decision: Decision) -> bool:
         state: ModelState | None = getattr(model, STATE, None)
         discrete = state is not None and state.decision == decision and discrete_predictor(model) is not None
-        return decision if discrete or forge_edm.installed(model) is not None else None
+        return discrete or forge_edm.installed(model) is not None
 
     def status(self) -> LoadedStatus | None:
         path, model = self.loaded_checkpoint(), self.loaded_model()
@@ -209,7 +205,7 @@ class ForgeHost(WebuiHost):
         shown = continuous or predictor
         sigma_max = float(shown.sigmas[-1]) if shown is not None else None
         notes = state.notes if state is not None and continuous is None else self._left_alone(resolution, continuous)
-        applied = self.applied_decision() is not None
+        applied = self.has_set(model, path, decision)
         return LoadedStatus(path, decision, applied, config=None, sigma_max=sigma_max, notes=notes + self.vae.notes())
 
     # the work

@@ -317,13 +317,9 @@ class LdmForgeHost(WebuiHost):
 
         return raw_network(model, load, model_management.get_torch_device(), dtype)
 
-    def applied_decision(self) -> Decision | None:
-        path, model = self.loaded_checkpoint(), self.loaded_model()
-        if path is None:
-            return None
-        decision = self.resolver.resolve(path).decision
+    def has_set(self, model: Any, path: Path, decision: Decision) -> bool:
         state: ModelState | None = getattr(model, STATE, None)
-        return decision if state is not None and state.decision == decision else None
+        return state is not None and state.decision == decision
 
     def status(self) -> LoadedStatus | None:
         path, model = self.loaded_checkpoint(), self.loaded_model()
@@ -336,7 +332,7 @@ class LdmForgeHost(WebuiHost):
         return LoadedStatus(
             path,
             decision,
-            applied=self.applied_decision() is not None,
+            applied=self.has_set(model, path, decision),
             config=self._configs.get(path),
             sigma_max=None if table is None else float(table[-1]),
             notes=(*self._notes(state), *self._left_alone(decision, state, sampling), *self.vae.notes()),

@@ -247,7 +247,15 @@ class WebuiHost:
 
         Asked for every picture: unlike :meth:`status` it reads nothing from the device and looks for no VAE.
         """
-        return None
+        model, path = self.loaded_model(), self.loaded_checkpoint()
+        if model is None or path is None:
+            return None
+        decision = self.resolver.resolve(path).decision
+        return decision if self.has_set(model, path, decision) else None
+
+    def has_set(self, model: Any, path: Path, decision: Decision) -> bool:
+        """Whether this model, which came from this file, is what we set it to by this decision."""
+        return False
 
     def status(self) -> LoadedStatus | None:
         path = self.loaded_checkpoint()
