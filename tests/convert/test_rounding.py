@@ -64,7 +64,7 @@ def test_quick_rounding_is_the_careful_one(source: str, target: str, clip: bool)
 @pytest.mark.parametrize("source", ["F16", "BF16"])
 @pytest.mark.parametrize("target", ["F8_E4M3", "F8_E5M2"])
 def test_a_table_divides_as_arithmetic_does(source: str, target: str) -> None:
-    values = (torch.randn(100_000) * 0.3).to(torch_dtype(source))
+    values = (torch.randn(700_001) * 0.3).to(torch_dtype(source))
     scale = float(values.float().abs().max() / 448.0)
     expected, loss = cast(values.float() / scale, target)
     out = torch.empty(len(values), dtype=torch_dtype(target))

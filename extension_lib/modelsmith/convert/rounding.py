@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from modelsmith.convert.casts import (
+    FP8_LIMIT,
     NOTHING,
     OVERFLOW,
     Loss,
@@ -32,6 +33,7 @@ from modelsmith.files.dtypes import dtype_of, torch_dtype
 _SIXTEEN = frozenset({torch.float16, torch.bfloat16})
 _SPECIAL = 1 << 30
 _VANISHED = -(1 << 31)
+_LOOKED_UP = 1 << 18  # values looked up together: index and entries of so many lie in the cache beside the table
 
 
 class Cast:
@@ -181,26 +183,26 @@ class BitTable:
     """
 
     def __init__(self, source: torch.dtype, target: torch.dtype, scale: float = 1.0) -> None:
+        kind = dtype_of(target).name
         patterns = torch.arange(1 << 15, dtype=torch.int32).to(torch.int16).view(source)
         values = patterns.float() / scale  # a negative value has the code and the error of the positive one
-        codes, _ = cast(values, dtype_of(target).name)
-        decoded = decode_fp8(codes)
-        special = ~torch.isfinite(values) | (values.abs() >= OVERFLOW[dtype_of(target).name])
-        error = (decoded - values).abs_()
-        error[special] = 0.0
-        # Positive floats have the order of their bits, and numbers are sorted faster.
-        order = tensor_of(np.argsort(array_of(error).view(np.uint32)))
-        rank = torch.empty(1 << 15, dtype=torch.int32)
-        rank[order] = torch.arange(1 << 15, dtype=torch.int32)
-        positive = codes.view(torch.uint8).int()
-        entries = ((rank << 8) | positive).repeat(2)
-        entries[1 << 15 :] |= 0x80
-        lost = (decoded == 0) & (values != 0)
-        entries[lost.repeat(2)] |= _VANISHED
-        entries[special.repeat(2)] = _SPECIAL
-        self._errors = error[order]
-        self._smallest = float(decoded[decoded > 0].min())
-        self._entries = array_of(entries)
+        self._smallest = float(decode_fp8(torch.ones(1, dtype=torch.uint8).view(target)))
+        # Positive values have the order of their bits: first those that vanish, last those out of reach or not finite.
+        first = int(torch.count_nonzero(values <= self._smallest / 2))
+        end = max(first, int(torch.count_nonzero(values < OVERFLOW[kind])))
+        reached = values[first:end]
+        codes = reached.clamp(max=FP8_LIMIT[kind]).to(target)
+        error = decode_fp8(codes, may_hold_nan=False).sub_(reached).abs_()
+        order = np.argsort(array_of(error).view(np.uint32))  # numbers are sorted faster
+        rank = np.empty(len(order), dtype=np.int32)
+        rank[order] = np.arange(1, len(order) + 1, dtype=np.int32)
+        entries = np.full((2, 1 << 15), _SPECIAL, dtype=np.int32)
+        entries[:, :first] = _VANISHED
+        entries[:, first:end] = (rank << 8) | array_of(codes.view(torch.uint8))
+        entries[:, 0] = 0
+        entries[1, :end] |= 0x80
+        self._errors = np.concatenate((np.zeros(1, np.float32), array_of(error)[order]))
+        self._entries = tensor_of(entries.reshape(-1))
 
     def round_into(self, values: torch.Tensor, out: torch.Tensor) -> Loss | None:
         """Look values of the source type up; None where they need more care, ``out`` is then void.
@@ -208,16 +210,25 @@ class BitTable:
         That is where some are not finite or out of reach, or where hardly any is large enough for the target.
         """
         bits = array_of(values.view(torch.int16)).view(np.uint16)
-        found = np.empty(len(bits), dtype=np.int32)
-        np.take(self._entries, bits, out=found, mode="clip")
-        largest = int(found.max())
-        if largest < 0 or largest >= _SPECIAL:
-            return None
+        codes = out.view(torch.uint8)
+        size = min(len(bits), _LOOKED_UP)
+        index, entries = np.empty(size, np.int32), torch.empty(size, dtype=torch.int32)
+        largest = vanished = 0
+        for begin in range(0, len(bits), size):
+            some = slice(begin, min(begin + size, len(bits)))
+            these, found = index[: some.stop - begin], entries[: some.stop - begin]
+            these[:] = bits[some]
+            torch.index_select(self._entries, 0, tensor_of(these), out=found)
+            low, high = (int(side) for side in torch.aminmax(found))
+            if high >= _SPECIAL:
+                return None
+            largest = max(largest, high)
+            if low < 0:
+                vanished += int(np.count_nonzero(array_of(found) < 0))
+            codes[some].copy_(found)
         error = float(self._errors[largest >> 8])
-        vanished = int(np.count_nonzero(found < 0))
         if vanished and error < self._smallest / 2:
             return None  # the largest error may be that of a value that vanished
-        out.view(torch.uint8).copy_(tensor_of(found))
         return Loss(largest_error=error, vanished=vanished)
 
 

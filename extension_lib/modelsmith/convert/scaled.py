@@ -9,7 +9,7 @@ from modelsmith.convert.nodes import Kept, Node, in_pieces
 from modelsmith.convert.rounding import BitTable, cast_into
 from modelsmith.files.dtypes import count, torch_dtype
 
-_WORTH_A_TABLE = 3 << 20  # values in a weight from which on its own lookup table is quicker than arithmetic
+_WORTH_A_TABLE = 1 << 20  # values in a weight from which on its own lookup table is quicker than arithmetic
 
 
 class Scale:
