@@ -35,6 +35,7 @@ JAPANESE: Mapping[str, str] = {
     "replace the output where it exists": "出力ファイルがあれば置き換えます",
     "replace an output that exists": "出力ファイルがあれば置き換えます",
     "show no progress bar": "進み具合を表示しません",
+    "do not compute the SHA-256 of the new file": "新しいファイルの SHA-256 を計算しません",
     "print JSON": "JSON で出力します",
     "print one JSON object": "JSON オブジェクトを一つ出力します",
     "print one JSON object a line": "一行に一つの JSON オブジェクトを出力します",

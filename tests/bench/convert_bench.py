@@ -30,22 +30,24 @@ import torch
 from modelsmith.convert.jobs import ConvertJob, convert
 from modelsmith.convert.write import WriteOptions
 source, target, precision = sys.argv[2:5]
+hashing = sys.argv[5] == "hash"
 def cpu():
     usage = resource.getrusage(0)
     return usage.ru_utime + usage.ru_stime
 started, before = time.monotonic(), cpu()
-convert(Path(source), Path(target), ConvertJob(precision), WriteOptions(overwrite=True))
+convert(Path(source), Path(target), ConvertJob(precision), WriteOptions(overwrite=True, hashing=hashing))
 print(json.dumps({"wall": time.monotonic() - started, "cpu": cpu() - before}))
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """One conversion: from which kind of file, to which precision."""
+    """One conversion: from which kind of file, to which precision, and whether the result is hashed."""
 
     name: str
     source: str
     precision: str
+    hashing: bool = True
 
 
 CASES = (
@@ -57,13 +59,19 @@ CASES = (
     *(Case(f"GGUF {kind} to fp16", kind, "fp16") for kind in GGUF),
     Case("GGUF Q4_K to bf16", "Q4_K", "bf16"),
     *(Case(f"{kind} to bf16", kind, "bf16") for kind in ("nf4", "fp4", "nvfp4", "mxfp8", "fp8 scaled")),
+    Case("fp16 copied whole, not hashed", "F16", "keep", hashing=False),
+    Case("fp16 to bf16, not hashed", "F16", "bf16", hashing=False),
+    Case("fp16 to fp8_e4m3, not hashed", "F16", "fp8_e4m3", hashing=False),
+    Case("fp16 to fp8_scaled, not hashed", "F16", "unet=fp8_scaled", hashing=False),
+    Case("fp32 to fp16, not hashed", "F32", "fp16", hashing=False),
 )
 
 
-def convert(row: Row, source: Path, target: Path, precision: str) -> int:
+def convert(row: Row, source: Path, target: Path, case: Case) -> int:
     """Run one conversion in a process of its own, sampling its memory; returns the output's bytes."""
     root = str(TESTS.parent / "extension_lib")
-    run_worker(row, [sys.executable, "-c", WORKER, root, str(source), str(target), precision])
+    command = [sys.executable, "-c", WORKER, root, str(source), str(target), case.precision]
+    run_worker(row, [*command, "hash" if case.hashing else "plain"])
     return target.stat().st_size
 
 
@@ -74,7 +82,7 @@ def measure(case: Case, source: Path, target: Path, runs: int, cold: bool) -> tu
         prepare([source], [target], cold)
         timed(read, lambda: read_all([source]))
         prepare([source], [target], cold)
-        size = convert(row, source, target, case.precision)
+        size = convert(row, source, target, case)
         prepare([source], [target], cold)
         timed(write, lambda size=size: write_all(target, size))
     target.unlink(missing_ok=True)

@@ -72,7 +72,7 @@ plan = plan_merge(MergeRequest(models, task["method"], Path(task["output"]), par
 if task["drop"]:
     merge_into(plan, NullSink(sum(job.entry.nbytes for job in plan.jobs)), threads=task["threads"])
 else:
-    run_merge(plan, options=EngineOptions(threads=task["threads"]))
+    run_merge(plan, options=EngineOptions(threads=task["threads"], hashing=task["hashing"]))
 print(json.dumps({"wall": time.monotonic() - wall, "cpu": cpu() - before}))
 """
 )
@@ -100,16 +100,27 @@ Task = dict[str, object]
 def tasks(models: list[Path], output: Path, threads: int) -> dict[str, Task]:
     """The merges that are measured."""
     two, three = [str(path) for path in models[:2]], [str(path) for path in models]
-    common: Task = {"output": str(output), "blocks": {}, "threads": threads, "hashes_known": True, "drop": False}
+    common: Task = {
+        "output": str(output),
+        "blocks": {},
+        "threads": threads,
+        "hashes_known": True,
+        "drop": False,
+        "hashing": True,
+    }
     weighted = {"models": two, "method": "weighted_sum"}
+    plain: Task = {**common, "hashing": False}
+    three_models: Task = {"models": three, "method": "add_difference", "parameters": {"alpha": 1.0}}
     return {
         "weighted sum 0.5, output hashed": {**common, **weighted, "parameters": {"alpha": 0.5}},
         "weighted sum 0.3, output hashed": {**common, **weighted, "parameters": {"alpha": 0.3}},
         "weighted sum 0.5, inputs hashed": {**common, **weighted, "parameters": {"alpha": 0.5}, "hashes_known": False},
         "block weights GRAD_V, output hashed": {**common, **weighted, "parameters": {}, "blocks": {"alpha": "GRAD_V"}},
-        "add difference 1.0, output hashed": {
-            **common, "models": three, "method": "add_difference", "parameters": {"alpha": 1.0},
-        },
+        "add difference 1.0, output hashed": {**common, **three_models},
+        "weighted sum 0.5, nothing hashed": {**plain, **weighted, "parameters": {"alpha": 0.5}},
+        "weighted sum 0.3, nothing hashed": {**plain, **weighted, "parameters": {"alpha": 0.3}},
+        "block weights GRAD_V, nothing hashed": {**plain, **weighted, "parameters": {}, "blocks": {"alpha": "GRAD_V"}},
+        "add difference 1.0, nothing hashed": {**plain, **three_models},
     }  # fmt: skip
 
 
@@ -192,7 +203,7 @@ def measure_methods(models: list[Path], output: Path, arguments: argparse.Namesp
         half = {parameter.id: 0.5 for parameter in method.parameters if parameter.id == "alpha"}
         task: Task = {"models": [str(path) for path in models[: method.models[0]]], "method": method.id,
                       "output": str(output), "parameters": half, "blocks": {}, "threads": arguments.threads,
-                      "hashes_known": True, "drop": False}  # fmt: skip
+                      "hashes_known": True, "hashing": True, "drop": False}  # fmt: skip
         run_worker(row, worker(sys.executable, WORKER, task))
         output.unlink(missing_ok=True)
         rows.append(row)
@@ -210,7 +221,7 @@ def measure_huge(models: list[Path], output: Path, arguments: argparse.Namespace
         row = Row(f"weighted sum 0.5 of two files of {sizes[0] / 1e9:.1f} GB")
         task: Task = {"models": [str(path) for path in models[:2]], "method": "weighted_sum", "output": str(output),
                       "parameters": {"alpha": 0.5}, "blocks": {}, "threads": arguments.threads,
-                      "hashes_known": True, "drop": True}  # fmt: skip
+                      "hashes_known": True, "hashing": False, "drop": True}  # fmt: skip
         for _ in range(arguments.runs):
             run_worker(row, worker(sys.executable, WORKER, task))
         rows.append(row)

@@ -55,6 +55,11 @@ def test_convert_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"{size:,}" in planned
     assert main(command) == 2  # it exists
     assert main([*command, "--overwrite"]) == 0
+    hashed = (tmp_path / "b.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main([*command, "--overwrite", "--no-hash"]) == 0
+    assert "SHA-256" not in capsys.readouterr().out
+    assert (tmp_path / "b.safetensors").read_bytes() == hashed
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,9 @@ def test_hashes_of_inputs_are_computed_in_passing_and_that_of_the_output_when_th
     second = merge(MergeRequest(abc, "add_difference", out, {"alpha": 0.3}, known_hashes=true, overwrite=True))
     assert second.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     assert out.read_bytes() == data
+    request = MergeRequest(abc, "add_difference", out, {"alpha": 0.3}, known_hashes=true, overwrite=True)
+    assert merge(request, EngineOptions(hashing=False)).sha256 is None
+    assert out.read_bytes() == data
 
 
 def test_the_hash_of_the_data_in_passing(abc: Models, tmp_path: Path) -> None:

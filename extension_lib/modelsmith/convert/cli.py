@@ -27,6 +27,10 @@ def _common(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
+def _hashing(parser: Parser) -> None:
+    parser.add_argument("--no-hash", action="store_true", help="do not compute the SHA-256 of the new file")
+
+
 def _convert(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "convert",
@@ -55,6 +59,7 @@ def _convert(subparsers: Subparsers) -> None:
     parser.add_argument("--drop", action="append", default=[], metavar="PART", help="leave unet, te or vae out")
     parser.add_argument("--put", action="append", default=[], metavar="PART=FILE", help="put a part of another file in")
     _common(parser)
+    _hashing(parser)
     parser.set_defaults(run=_run_convert)
 
 
@@ -72,6 +77,7 @@ def _repair(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--complete-from", type=Path, metavar="FILE", help="take missing parts from this file")
     _common(parser)
+    _hashing(parser)
     parser.set_defaults(run=_run_repair)
 
 

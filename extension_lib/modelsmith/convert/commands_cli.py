@@ -170,7 +170,8 @@ def write_options(arguments: argparse.Namespace, title: str) -> Generator[WriteO
             shown.total = total
             shown.update(done - shown.n)
 
-        yield WriteOptions(overwrite=bool(arguments.overwrite), progress=show)
+        hashing = not getattr(arguments, "no_hash", False)
+        yield WriteOptions(overwrite=bool(arguments.overwrite), progress=show, hashing=hashing)
 
 
 def run_repair(arguments: argparse.Namespace) -> int:
@@ -258,7 +259,8 @@ def print_result(result: WriteResult, *, clip: bool = False, notes: Sequence[str
     """What was written, and what the change of precision cost. notes: those to tell, None for all."""
     sizes = f"{result.bytes_in:,}", f"{result.bytes_out:,}"
     say("{}: {} -> {} bytes in {} s", result.path, *sizes, f"{result.seconds:.1f}")
-    write(f"  SHA-256 {result.sha256}")
+    if result.sha256:
+        write(f"  SHA-256 {result.sha256}")
     if result.dropped is not None:
         print_dropped(result.dropped)
     print_notes(result.notes if notes is None else notes)

@@ -29,18 +29,20 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class WriteOptions:
     """overwrite: replace an existing target. progress, cancelled: asked and told after every chunk. finished: told the
-    temporary path of the whole file before it gets its name."""
+    temporary path of the whole file before it gets its name. hashing: compute the SHA-256 of the file as it is written;
+    one core hashes 1 to 2 GB a second, which a fast disk outruns."""
 
     overwrite: bool = False
     progress: Progress | None = None
     cancelled: Callable[[], bool] | None = None
     finished: Callable[[Path], None] | None = None
+    hashing: bool = True
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What was written. losses: by tensor; notes: sentences for the user; dropped: how many tensors of each kind were
-    left out, None where nothing was asked to be."""
+    """What was written. sha256: empty where it was not asked for; losses: by tensor; notes: sentences for the user;
+    dropped: how many tensors of each kind were left out, None where nothing was asked to be."""
 
     path: Path
     bytes_in: int
@@ -68,7 +70,7 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
         if isinstance(node, (Cast, ScaledWeight)):
             node.name = name  # parts may have got other names since
     entries = [Entry(name, model.tensors[name].dtype, model.tensors[name].shape) for name in order]
-    writing = WriterOptions(overwrite=chosen.overwrite, buffers=_workers() + 4)
+    writing = WriterOptions(overwrite=chosen.overwrite, hashing=chosen.hashing, buffers=_workers() + 4)
     with StreamingWriter(target, entries, model.metadata, writing) as writer:
         _Run(writer, [model.tensors[name] for name in order], book, chosen).run()
         model.check_unchanged()

@@ -91,7 +91,7 @@ def _writing(plan: MergePlan, options: EngineOptions, threads: int, streamed: bo
     return WriterOptions(
         overwrite=plan.request.overwrite,
         direct=options.direct,
-        hashing=not streamed,
+        hashing=options.hashing and not streamed,
         hash_data=streamed and options.hash_data,
         chunk_bytes=options.chunk_bytes,
         buffers=threads + 4,

@@ -106,12 +106,13 @@ class EngineOptions:
     2 MiB the operands and the result of a chunk stay in the processor's cache between reading, computing, hashing and
     writing (8 MiB took a third more processor time).
     device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (``device.choose_device`` says what it takes). A GPU may round a
-    last bit otherwise than a CPU does. hash_data: where the hash of the file cannot be had in passing, compute that of
-    its data; it takes a third hash beside those of two models.
+    last bit otherwise than a CPU does. hashing: compute the SHA-256 of the file as it is written, where that can be
+    done. hash_data: where it cannot, compute that of its data; it takes a third hash beside those of two models.
     """
 
     threads: int = 0
     chunk_bytes: int = 2 << 20
     direct: bool = True
     device: str = "cpu"
+    hashing: bool = True
     hash_data: bool = False
