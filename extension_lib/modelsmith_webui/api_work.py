@@ -69,7 +69,8 @@ def _free(target: Path, overwrite: bool) -> Path:
     return target
 
 
-def _written(result: WriteResult) -> dict[str, Any]:
+def _written(host: Host, result: WriteResult) -> dict[str, Any]:
+    host.keep_sha256(result.path, result.sha256)
     return {
         "output": result.path.name,
         "bytes_in": result.bytes_in,
@@ -123,7 +124,7 @@ def _convert(host: Host, find: Find, body: Any) -> Prepared:
 
     def work(control: JobControl) -> dict[str, Any]:
         make_folder(target.parent)
-        return _written(convert(file.path, target, job, _writing(control, body.overwrite)))
+        return _written(host, convert(file.path, target, job, _writing(control, body.overwrite)))
 
     return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
 
@@ -145,7 +146,7 @@ def _repair(host: Host, find: Find, body: Any) -> Prepared:
 
     def work(control: JobControl) -> dict[str, Any]:
         findings, result = repair(file.path, target, options, _writing(control, body.overwrite))
-        return {"findings": _findings(findings), "written": _written(result) if result is not None else None}
+        return {"findings": _findings(findings), "written": _written(host, result) if result is not None else None}
 
     return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
 
@@ -186,7 +187,7 @@ def _publish(host: Host, find: Find, body: Any) -> Prepared:
             shown = replace(options, thumbnail=next(iter(paths), None))
             made = publish(file.path, file.path.parent, shown, _writing(control, body.overwrite))
         known = {"sha256": made.hashes.sha256, "autov2": made.hashes.autov2, "autov3": made.hashes.autov3}
-        return {**_written(made.result), "hashes": known, "cards": [card.name for card in made.cards]}
+        return {**_written(host, made.result), "hashes": known, "cards": [card.name for card in made.cards]}
 
     return Prepared(work, plan) if body.dry_run else _checked(Prepared(work, plan), target, body.overwrite)
 
@@ -249,6 +250,7 @@ def _vae_fix(host: Host, find: Find, body: Any) -> Prepared:
             )
             result = run_fix(request, _watch(control))
         remember_cure(host, file, result)
+        host.keep_sha256(result.path, result.sha256)
         return _named({**fix_json(result), **_evidence(result.identity)})
 
     return Prepared(work)
@@ -267,6 +269,7 @@ def _vae_bake(host: Host, find: Find, body: Any) -> Prepared:
             checkpoint.path, file.path, target, body.precision, body.force, known, overwrite=body.overwrite
         )
         result = run_bake(request, _watch(control))
+        host.keep_sha256(result.path, result.sha256)
         return _named({**move_json(result), **_evidence(result.identity)})
 
     return Prepared(work)
@@ -284,6 +287,7 @@ def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
         known = hints(host, file, body.family)
         request = ExtractRequest(file.path, target, body.naming, body.precision, known, overwrite=body.overwrite)
         result = run_extract(request, _watch(control))
+        host.keep_sha256(result.path, result.sha256)
         return _named({**move_json(result), **_evidence(result.identity)})
 
     return Prepared(work)

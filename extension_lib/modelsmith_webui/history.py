@@ -204,6 +204,7 @@ class History:
             recipe=json.loads(result.recipe),
         )
         kept = self._record(made, plan)
+        self._host.keep_sha256(result.path, result.sha256)
         if kept is not None:
             result_hashes_of(self._host).made(kept, result.path)
         return kept

@@ -121,6 +121,11 @@ class Host(Protocol):
         """A hash that the host already knows; none is computed."""
         ...
 
+    def keep_sha256(self, path: Path, sha256: str | None) -> None:
+        """Let the host have the hash of a file that was just written, so that it need not read it for that; None where
+        it is not known. The host has it after the next :meth:`refresh_checkpoints`."""
+        ...
+
     def wrap_job(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
         """Wrap an event handler so that it runs as a job of the host: one at a time, progress shown.
 

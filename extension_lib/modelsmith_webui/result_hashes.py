@@ -95,6 +95,7 @@ class ResultHashes:
         digest = self._host.cached_sha256(file) or self._read(file)
         if digest is not None:
             history.learn(identifier, digest)
+            self._host.keep_sha256(file.path, digest)
 
     def _read(self, file: ModelFile) -> str | None:
         """The file's hash; None where it changed meanwhile."""

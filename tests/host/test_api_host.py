@@ -144,7 +144,9 @@ def test_everything_that_the_api_does(guarded: Webui, report: Callable[..., None
     assert one == two
     assert again["bytes_out"] == mixed["bytes_out"] == len(one)
     converted = done(guarded, "convert", {"name": A, "precision": "bf16", "output": "api-converted"})
-    assert (guarded.checkpoints / converted["output"]).is_file()
+    digest = hashlib.sha256((guarded.checkpoints / converted["output"]).read_bytes()).hexdigest()
+    listed = {Path(one["filename"]).name: one["sha256"] for one in guarded.get("/sdapi/v1/sd-models")}
+    assert converted["sha256"] == digest == listed[converted["output"]], "the webui need not hash it"
     entries = told("history")
     assert {"api-mix.safetensors", "api-again.safetensors", made["output"]} <= {entry["file"] for entry in entries}
     digest = hashlib.sha256((guarded.checkpoints / made["output"]).read_bytes()).hexdigest()

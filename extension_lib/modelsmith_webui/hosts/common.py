@@ -43,7 +43,8 @@ def _beside(path: Path) -> tuple[str, str, str]:
     return str(path), str(path.with_suffix(".yaml")), str(metadata_path(path))
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def file_stamp(path: str) -> tuple[int, int] | None:
+    """What changes when a file does; None where there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -80,7 +81,7 @@ class Resolver:
         from modelsmith.identify import identify
 
         file, yaml, _ = _beside(path)
-        stamp = (_stamp(file), _stamp(yaml))
+        stamp = (file_stamp(file), file_stamp(yaml))
         with self._lock:
             known = self._reports.get(path)
         if known is not None and known[0] == stamp:

@@ -162,6 +162,9 @@ class StandaloneHost:
     def cached_sha256(self, file: ModelFile) -> str | None:
         return file.sha256
 
+    def keep_sha256(self, path: Path, sha256: str | None) -> None:
+        """Nothing here loads a model, so nothing asks for its hash."""
+
     def wrap_job(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
         @wraps(function)
         def run(task: str, *values: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modelsmith.decision import Decision, Override
 from modelsmith_webui import settings
 from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
-from modelsmith_webui.hosts.common import Resolution, Resolver, path_of
+from modelsmith_webui.hosts.common import Resolution, Resolver, file_stamp, path_of
 from modelsmith_webui.overrides import read_override, write_override
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class WebuiHost:
         self.resolver = Resolver(lambda: bool(settings.get(settings.ENABLED)))
         # The files of :meth:`model_files` while they are listed once.
         self._listed: list[ModelFile] | None = None
+        # Files that were written since the webui listed its own: their hash, and what tells that they are the same.
+        self._new_hashes: dict[Path, tuple[str, object]] = {}
 
     @property
     def can_probe(self) -> bool:
@@ -195,6 +197,27 @@ class WebuiHost:
 
         sd_models.list_models()
         sd_vae.refresh_vae_list()
+        self._tell_hashes()
+
+    def keep_sha256(self, path: Path, sha256: str | None) -> None:
+        if sha256:
+            self._new_hashes[path] = (sha256, file_stamp(os.fspath(path)))
+
+    def _tell_hashes(self) -> None:
+        """Put the hashes of new checkpoints among the webui's own, under the name that its list has for them."""
+        from modules import hashes, sd_models, shared
+
+        told, self._new_hashes = self._new_hashes, {}
+        if not told or shared.cmd_opts.no_hashing:
+            return
+        for info in list(sd_models.checkpoints_list.values()):
+            path = Path(info.filename)
+            sha256, stamp = told.get(path, ("", None))
+            if stamp is None or file_stamp(info.filename) != stamp:
+                continue
+            hashes.cache("hashes")[f"checkpoint/{info.name}"] = {"mtime": path.stat().st_mtime, "sha256": sha256}
+            info.calculate_shorthash()
+        hashes.dump_cache()
 
     def cached_sha256(self, file: ModelFile) -> str | None:
         if file.sha256:

@@ -37,19 +37,20 @@ def run(form: ConvertForm, host: Host, control: JobControl, tr: Texts) -> str:
     if form.what == "compare":
         return _compare(files[0], other_file(form, host), control, tr)
     if form.what == "share":
-        return _share(form, files[0], write_options(control, tr, form.overwrite), tr)
+        return _share(form, host, files[0], write_options(control, tr, form.overwrite), tr)
     target = form.target(host, files[0])
     make_folder(target.parent)
     options = write_options(control, tr, form.overwrite)
     if form.what != "repair":
-        return _written(convert(files[0].path, target, form.job(host), options), tr)
+        return _written(host, convert(files[0].path, target, form.job(host), options), tr)
     findings, result = repair(files[0].path, target, form.repair_options(host), options)
     if result is None:
         return notice("info", tr("Nothing was written: there is nothing that can be mended."))
-    return _written(result, tr, notes=False) + findings_html(findings, tr, done=True)
+    return _written(host, result, tr, notes=False) + findings_html(findings, tr, done=True)
 
 
-def _written(result: WriteResult, tr: Texts, *, notes: bool = True) -> str:
+def _written(host: Host, result: WriteResult, tr: Texts, *, notes: bool = True) -> str:
+    host.keep_sha256(result.path, result.sha256)
     speed = size_text(round(result.bytes_out / result.seconds)) + "/s" if result.seconds > 0 else ""
     rows = [
         (tr("File"), result.path.name),
@@ -95,14 +96,14 @@ def _loss_row(name: str, loss: Loss, tr: Texts) -> str:
     return row(tag("td", text_tag("code", name)), cell(", ".join(part for part in told if part)))
 
 
-def _share(form: ConvertForm, file: ModelFile, options: WriteOptions, tr: Texts) -> str:
+def _share(form: ConvertForm, host: Host, file: ModelFile, options: WriteOptions, tr: Texts) -> str:
     made: Published = publish(file.path, file.path.parent, form.publish_options(file), options)
     rows = [
         ("AutoV2", made.hashes.autov2),
         ("AutoV3", made.hashes.autov3 or ""),
         (tr("Model cards"), ", ".join(card.name for card in made.cards)),
     ]
-    return _written(made.result, tr) + facts(rows)
+    return _written(host, made.result, tr) + facts(rows)
 
 
 def _compare(first: ModelFile, second: ModelFile, control: JobControl, tr: Texts) -> str:
@@ -182,6 +183,7 @@ def _many(form: ConvertForm, host: Host, control: JobControl, tr: Texts, files: 
         else:
             result = convert(task.source, task.target, form.job(host), options)
         if result is not None:
+            host.keep_sha256(result.path, result.sha256)
             written.append(result)
         return result is not None
 

@@ -215,12 +215,15 @@ class VaeView:
             return measured_html(found, self.tr)
         make_folder(form.target(self.host, file).parent)
         if form.what == "bake":
-            return moved_html(run_bake(form.bake(self.host, file), looking), self.tr, baked=True)
+            baked = run_bake(form.bake(self.host, file), looking)
+            self.host.keep_sha256(baked.path, baked.sha256)
+            return moved_html(baked, self.tr, baked=True)
         if form.what == "extract":
             return moved_html(run_extract(form.extract(self.host, file), looking), self.tr, baked=False)
         try:
             result = run_fix(form.fix(self.host, file), looking)
             remember_cure(self.host, file, result)
+            self.host.keep_sha256(result.path, result.sha256)
             return fixed_html(result, self.tr)
         except NothingToCure as error:
             return notice("info", *self.tr.error(error))
