@@ -71,10 +71,17 @@ def test_arguments(rest: list[str]) -> list[str]:
     return ["-n", str(workers), "--dist", "loadfile", *rest]
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of the process that is started: the library on the path, no calls home."""
+def child_environment(arguments: list[str]) -> dict[str, str]:
+    """The environment of the process that is started: the library on the path, no calls home.
+
+    arguments: what it is given. Where tests go side by side, each process has its share of the cores: torch's threads
+    wait for each other by turning in circles, and two processes that each took both cores of two took twice as long.
+    """
     paths = [str(ROOT / "extension_lib"), os.environ.get("PYTHONPATH", "")]
+    workers = int(arguments[1]) if arguments[:1] == ["-n"] and arguments[1].isdecimal() else 0
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
     return {
+        **threads,
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -104,7 +111,7 @@ def main(argv: list[str]) -> int:
     module = "pytest" if arguments.test else "modelsmith_webui.standalone"
     rest = test_arguments(rest) if arguments.test else rest
     try:
-        ended = subprocess.run([str(python), "-m", module, *rest], cwd=ROOT, env=child_environment(), check=False)
+        ended = subprocess.run([str(python), "-m", module, *rest], cwd=ROOT, env=child_environment(rest), check=False)
     except KeyboardInterrupt:
         return 130
     return ended.returncode
