@@ -122,7 +122,9 @@ class Stored:
             width = dtype(self.dtype).itemsize
             raw = np.empty(elements * width, np.uint8)
             if elements:
-                self._source.file_of(self._info).read_into(raw.data, self._info.start + first * width)
+                file, start = self._source.file_of(self._info), self._info.start + first * width
+                file.read_ahead(start + len(raw))
+                file.read_into(raw.data, start)
             return tensor_of(raw).view(torch_dtype(self.dtype))
         found = self._whole.value()[first : first + elements].clone()
         self._whole.used(elements)

@@ -104,6 +104,7 @@ class Filler:
         if place.cast:
             self._cast(run, place, torch.frombuffer(out, dtype=torch_dtype(run[0].node.dtype)), first)
             return
+        place.file.read_ahead(first + len(out))
         place.file.read_into(out, first)
         if place.kind in _CHECKED:
             self._check(run, torch.frombuffer(out, dtype=torch_dtype(place.kind)))
@@ -116,8 +117,9 @@ class Filler:
         for begin in range(0, len(out), TILE):
             target = out[begin : begin + TILE]
             values = torch.empty(len(target), dtype=kind)
-            place.file.read_into(byte_view(values), at + begin * width)
             stop = begin + len(target)
+            place.file.read_ahead(at + stop * width)
+            place.file.read_into(byte_view(values), at + begin * width)
             inside = range(bisect.bisect_right(ends, begin), bisect.bisect_left(ends, stop) + 1)
             pieces = [
                 Piece(run[one].name, max(0, ends[one] - run[one].elements - begin), min(ends[one], stop) - begin)
