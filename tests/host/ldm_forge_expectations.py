@@ -55,7 +55,7 @@ def rescales_as_it_loads(webui: Webui) -> bool:
 
 def skip_what_is_unknown(webui: Webui, name: str) -> None:
     if name.startswith("sd2") and not builds_sd2(webui):
-        pytest.skip("this Classic builds no SD2 models")
+        pytest.skip(f"this {webui.flavour} builds no SD2 models")
 
 
 def unet_calls(webui: Webui) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from host.ldm_forge_expectations import skip_what_is_unknown
 from host.server import Webui, WebuiError
 
 PLAIN, ZTSNR = 14.6146, 4518.76
@@ -279,8 +280,7 @@ def far_apart(one: bytes, other: bytes) -> float:
 def test_cfg_rescale_is_what_the_paper_says_and_leaves_nothing_behind(
     webui: Webui, name: str, sampler: str, report: Callable[..., None]
 ) -> None:
-    if webui.flavour == "neo" and name.startswith("sd2"):
-        pytest.skip("Neo has no engine for SD2")
+    skip_what_is_unknown(webui, name)
     webui.select(name)
     fields = {"sampler_name": sampler, "scheduler": "SGM Uniform", "steps": 4, "cfg_scale": 7}
     pictures = []
@@ -322,6 +322,8 @@ def test_cfg_rescale_stays_away_where_another_one_is_on(webui: Webui) -> None:
         scripts["LatentModifier Integrated"] = {"args": LATENT_MODIFIER}
     elif REFORGES.lower() in webui.get("/sdapi/v1/scripts")["txt2img"]:
         scripts[REFORGES] = {"args": [True, "Normal", 0.5]}
+    elif webui.flavour == "ldm_forge":
+        pytest.skip("this Classic has no other CFG rescale")
     else:
         webui.post("/modelsmith-probe/v1/foreign-rescale?phi=0.5", {})
     pictures, shares = [], []
@@ -385,7 +387,8 @@ def test_cfg_rescale_in_the_hires_pass(webui: Webui) -> None:
     if webui.kind == "forge":
         # Forge's API has no default for it.
         fields["hr_additional_modules"] = ["Use same choices"]
-    fields |= {"cfg_scale": 7, "hr_cfg": 7, "scheduler": "SGM Uniform"}
+    # Classic's own name for it, which has no default there.
+    fields |= {"cfg_scale": 7, "hr_cfg": 7, "hr_cfg_scale": 7, "scheduler": "SGM Uniform"}
     for phi in ("0", "0.7"):
         assert len(webui.txt2img(**fields, **chosen("Automatic", "Automatic", phi))) == 4
         assert [step["phi"] for step in guided(webui)] == pytest.approx([float(phi)] * 4, abs=2e-3)
