@@ -155,6 +155,7 @@ class Generation:
             return
         phi = rescale_of(self.resolver.resolve(path), job.image if job is not None else None)
         if phi <= 0.0:
+            forge_rescale.uninstall(p)
             return
 
         def yields() -> bool:

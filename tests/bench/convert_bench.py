@@ -64,6 +64,9 @@ CASES = (
     Case("fp16 to fp8_e4m3, not hashed", "F16", "fp8_e4m3", hashing=False),
     Case("fp16 to fp8_scaled, not hashed", "F16", "unet=fp8_scaled", hashing=False),
     Case("fp32 to fp16, not hashed", "F32", "fp16", hashing=False),
+    Case("GGUF Q8_0 to fp16, not hashed", "Q8_0", "fp16", hashing=False),
+    Case("GGUF Q4_K to fp16, not hashed", "Q4_K", "fp16", hashing=False),
+    Case("nf4 to bf16, not hashed", "nf4", "bf16", hashing=False),
 )
 
 

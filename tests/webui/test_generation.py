@@ -292,18 +292,46 @@ def test_a1111_stays_away_from_foreign_guidance_and_yields() -> None:
     assert torch.equal(denoiser.combine_denoised(x_out, None, uncond, 7.0), guided)
 
 
+class Unet:
+    """The Forge family's: functions after guidance stand in its options, which a clone has a copy of."""
+
+    def __init__(self, functions: list[Any]) -> None:
+        self.model_options: dict[str, Any] = {"sampler_post_cfg_function": functions} if functions else {}
+
+    @property
+    def functions(self) -> list[Any]:
+        return self.model_options.get("sampler_post_cfg_function", [])
+
+    def clone(self) -> Unet:
+        return Unet(list(self.functions))
+
+    def set_model_sampler_post_cfg_function(self, function: Any) -> None:
+        self.model_options["sampler_post_cfg_function"] = [*self.functions, function]
+
+
+def test_forge_rescales_once_where_the_unet_of_the_first_pass_is_kept() -> None:
+    """As Classic does for the hires pass; what others have added stays."""
+
+    def other(args: dict[str, Any]) -> Any:
+        return args["denoised"]
+
+    original = Unet([other])
+    p = SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(unet=original)))
+    forge_rescale.uninstall(p)
+    assert p.sd_model.forge_objects.unet is original
+    assert forge_rescale.install(p, 0.7, lambda: False)
+    first = p.sd_model.forge_objects.unet
+    assert forge_rescale.install(p, 0.4, lambda: False)
+    kept, function = p.sd_model.forge_objects.unet.functions
+    assert kept is other and function is not first.functions[1]
+    assert len(first.functions) == 2, "a sampling that runs keeps its own"
+    forge_rescale.uninstall(p)
+    assert p.sd_model.forge_objects.unet.functions == original.functions == [other]
+    forge_rescale.uninstall(SimpleNamespace(sd_model=SimpleNamespace()))
+
+
 def test_forge_rescales_on_a_clone() -> None:
-    class Unet:
-        def __init__(self) -> None:
-            self.functions: list[Any] = []
-
-        def clone(self) -> Unet:
-            return Unet()
-
-        def set_model_sampler_post_cfg_function(self, function: Any) -> None:
-            self.functions.append(function)
-
-    original = Unet()
+    original = Unet([])
     p = SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(unet=original)))
     yields = [False]
     assert forge_rescale.install(p, 0.7, lambda: yields[0])
