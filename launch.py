@@ -65,20 +65,24 @@ def test_arguments(rest: list[str]) -> list[str]:
 
     `-n 0` among the arguments keeps all in one process.
     """
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    if workers == 1 or "MODELSMITH_WEBUI" in os.environ or any(argument.startswith("-n") for argument in rest):
-        return rest
-    return ["-n", str(workers), "--dist", "loadfile", *rest]
+    workers = side_by_side(rest)
+    return ["-n", str(workers), "--dist", "loadfile", *rest] if workers > 1 else rest
 
 
-def child_environment(arguments: list[str]) -> dict[str, str]:
+def side_by_side(rest: list[str]) -> int:
+    """How many processes the tests are given to; 1 where the arguments or a webui settle it."""
+    if "MODELSMITH_WEBUI" in os.environ or any(argument.startswith("-n") for argument in rest):
+        return 1
+    return min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+def child_environment(workers: int = 1) -> dict[str, str]:
     """The environment of the process that is started: the library on the path, no calls home.
 
-    arguments: what it is given. Where tests go side by side, each process has its share of the cores: torch's threads
-    wait for each other by turning in circles, and two processes that each took both cores of two took twice as long.
+    workers: how many processes of tests go side by side. Each has its share of the cores: torch's threads wait for
+    each other by turning in circles, and two processes that each took both cores of two took twice as long.
     """
     paths = [str(ROOT / "extension_lib"), os.environ.get("PYTHONPATH", "")]
-    workers = int(arguments[1]) if arguments[:1] == ["-n"] and arguments[1].isdecimal() else 0
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
     return {
         **threads,
@@ -109,9 +113,12 @@ def main(argv: list[str]) -> int:
         print(f"The packages could not be installed (pip ended with {error.returncode}).", file=sys.stderr)
         return 1
     module = "pytest" if arguments.test else "modelsmith_webui.standalone"
+    workers = side_by_side(rest) if arguments.test else 1
     rest = test_arguments(rest) if arguments.test else rest
     try:
-        ended = subprocess.run([str(python), "-m", module, *rest], cwd=ROOT, env=child_environment(rest), check=False)
+        ended = subprocess.run(
+            [str(python), "-m", module, *rest], cwd=ROOT, env=child_environment(workers), check=False
+        )
     except KeyboardInterrupt:
         return 130
     return ended.returncode

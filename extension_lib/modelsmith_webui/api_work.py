@@ -287,7 +287,6 @@ def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
         known = hints(host, file, body.family)
         request = ExtractRequest(file.path, target, body.naming, body.precision, known, overwrite=body.overwrite)
         result = run_extract(request, _watch(control))
-        host.keep_sha256(result.path, result.sha256)
         return _named({**move_json(result), **_evidence(result.identity)})
 
     return Prepared(work)

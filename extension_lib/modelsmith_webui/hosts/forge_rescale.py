@@ -37,9 +37,9 @@ def install(p: Any, phi: float, yields: Callable[[], bool]) -> bool:
 def uninstall(p: Any) -> None:
     """Take the function of an earlier sampling out: without a LoRA, Classic makes the hires pass with the UNet that the
     first pass has left."""
-    unet = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
+    unet: Any = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
     if any(hasattr(one, OURS) for one in getattr(unet, "model_options", {}).get(FUNCTIONS, ())):
-        clean: Any = unet.clone()  # pyright: ignore[reportOptionalMemberAccess]
+        clean = unet.clone()
         _take_out(clean)
         p.sd_model.forge_objects.unet = clean
 
