@@ -72,8 +72,34 @@
         return holder && (holder.querySelector("textarea") || holder.querySelector("input"));
     };
 
-    // Tells the server something through a field out of sight. The moment is part of it, so that the same can be said twice.
-    const tell = (id, message) => write(fieldOf(id), JSON.stringify({...message, at: Date.now()}));
+    // Tells the server something through a field out of sight, which the server empties when it has heard it. Until then
+    // the next thing waits, and what is not heard is said again: gradio drops the event of a component while its last
+    // one is being answered. A ticket tells the server what it has heard before.
+    const PAUSES = [700, 1500, 3000, 6000, 12000, 24000]; // milliseconds
+    const unheard = new Map();
+    let tickets = 0;
+
+    function tell(id, message) {
+        const waiting = unheard.get(id) || [];
+        unheard.set(id, waiting);
+        waiting.push({ticket: Date.now().toString(36) + "." + tickets++, text: JSON.stringify(message)});
+        if (waiting.length === 1) say(id, 0);
+    }
+
+    function say(id, times) {
+        const waiting = unheard.get(id), due = Date.now() + PAUSES[times];
+        write(fieldOf(id), `${waiting[0].ticket} ${waiting[0].text}${" ".repeat(times)}`);
+        (function look() {
+            const heard = fieldOf(id)?.value === "", lost = times + 1 === PAUSES.length;
+            if (!heard && Date.now() < due) return void setTimeout(look, 30);
+            if (!heard && !lost) return say(id, times + 1);
+            waiting.shift();
+            if (waiting.length) setTimeout(say, 30, id, 0);
+        })();
+    }
+
+    // A field out of sight that is read with others; what it says stays in it.
+    const note = (id, message) => write(fieldOf(id), JSON.stringify(message));
 
     function pageData() {
         const holder = root().querySelector(".ms-page");
@@ -231,7 +257,7 @@
         for (const act of tenders) act();
     }
 
-    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, pageData, ask, onTend, followTask, takeUp, askAgain, answerAwaited};
+    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, note, pageData, ask, onTend, followTask, takeUp, askAgain, answerAwaited};
 
     if (typeof onUiLoaded === "function") {
         onUiLoaded(function() {

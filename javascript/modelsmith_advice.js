@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, fieldOf, tell, onTend} = window.Modelsmith;
+    const {root, byId, fieldOf, note, onTend} = window.Modelsmith;
 
     const PANELS = ["modelsmith_txt2img_checkpoint", "modelsmith_img2img_checkpoint"];
     let told = null;
@@ -19,6 +19,6 @@
         if (!name || name === told) return;
         const begins = told === null;
         told = name;
-        PANELS.forEach(id => tell(id, {name: name, begins: begins}));
+        PANELS.forEach(id => note(id, {name: name, begins: begins}));
     });
 })();

@@ -3,7 +3,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, fieldOf, write, onTend} = window.Modelsmith;
+    const {root, byId, tell, onTend} = window.Modelsmith;
 
     function sortValue(cell) {
         const value = cell ? cell.dataset.sort || cell.textContent : "";
@@ -56,17 +56,11 @@
         keepFocus(library);
     }
 
-    function openRow(row) {
-        const field = fieldOf("modelsmith_library_open");
-        // The moment is part of the value, so that the same row can be opened twice.
-        write(field, JSON.stringify({name: row.dataset.name, at: Date.now()}));
-    }
+    const openRow = row => tell("modelsmith_library_open", {name: row.dataset.name});
 
     function renew(holder) {
         holder.querySelectorAll(".ms-library:not([data-ready])").forEach(library => {
             library.dataset.ready = "1";
-            // Files are still being read: the table is asked for again until none is waiting.
-            if (Number(library.dataset.waiting) > 0) setTimeout(() => byId("modelsmith_library_poll")?.click(), 700);
             restoreLibrary(library);
         });
     }
@@ -111,6 +105,13 @@
         new MutationObserver(() => renew(holder)).observe(holder, {childList: true, subtree: true});
         renew(holder);
     }
+
+    // As long as files are still being read. A table that looks as it did is not drawn anew, so its markup cannot be what
+    // asks the next time.
+    setInterval(() => {
+        const library = byId("modelsmith_library_table")?.querySelector(".ms-library");
+        if (library?.offsetParent && Number(library.dataset.waiting) > 0) byId("modelsmith_library_poll")?.click();
+    }, 700);
 
     onTend(tendLibrary);
 })();

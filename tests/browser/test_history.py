@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from playwright.sync_api import Route
+
 from browser.conftest import App
 from browser.page_object import ModelsmithPage
 
@@ -67,6 +69,26 @@ def test_from_a_merge_to_its_replay(app: App, tab: ModelsmithPage) -> None:
     assert rows(tab) == ["kept.recipe.safetensors"]
     tab.page.locator("#modelsmith_history_all").click()
     wait_rows(tab, 3)
+
+
+def test_rows_that_are_chosen_while_an_answer_is_on_its_way(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.view("history")
+    wait_rows(tab, 3)
+    asked: list[str] = []
+
+    def late(route: Route) -> None:
+        asked.append(route.request.post_data or "")
+        tab.page.wait_for_timeout(400)
+        route.continue_()
+
+    tab.page.route("**/run/predict*", late)
+    for name in ("kept", "queued.", "queued-2"):
+        open_row(tab, name)
+        tab.page.wait_for_timeout(100)
+    tab.part(DETAIL).locator(".ms-entry").filter(has_text="queued-2").wait_for()
+    assert len([text for text in asked if "show" in text]) == 3
+    tab.page.unroute("**/run/predict*")
 
 
 def test_edit_compare_and_delete(app: App, tab: ModelsmithPage) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Route
 from safetensors.torch import load_file
 
 from browser.conftest import App
@@ -354,6 +355,30 @@ def test_library(app: App, tab: ModelsmithPage) -> None:
     tab.page.locator("#modelsmith_library_table tbody tr:visible").click()
     tab.page.locator("#modelsmith_view_inspect").wait_for(state="visible")
     tab.wait_text("modelsmith_inspect_page", f"{DEMO_B}.safetensors")
+
+
+def test_library_asks_on_while_a_file_takes_long(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.view("library")
+    tab.page.locator("#modelsmith_library_table .ms-library[data-waiting='0']").wait_for()
+    tab.view("merge")
+    alike = 0
+
+    def reading(route: Route) -> None:
+        nonlocal alike
+        answer = route.fetch()
+        text = answer.text()
+        if "data-waiting" in text and alike < 3:
+            alike += 1
+            text = text.replace('data-waiting=\\"0\\"', 'data-waiting=\\"1\\"')
+        route.fulfill(response=answer, body=text)
+
+    tab.page.route("**/run/predict*", reading)
+    tab.view("library")
+    tab.page.locator("#modelsmith_library_table .ms-library[data-waiting='1']").wait_for()
+    tab.page.locator("#modelsmith_library_table .ms-library[data-waiting='0']").wait_for()
+    assert alike == 3
+    tab.page.unroute("**/run/predict*")
 
 
 def test_japanese(app: App, tab: ModelsmithPage) -> None:

@@ -30,7 +30,7 @@ from modelsmith_webui.library import library_of
 from modelsmith_webui.merging import open_recipe, request_again
 from modelsmith_webui.tab import speed
 from modelsmith_webui.tab.block_editor import Layer, editor_data
-from modelsmith_webui.tab.compat import file_path, js_keyword, part_of_a_page
+from modelsmith_webui.tab.compat import file_path, hear, js_keyword, part_of_a_page
 from modelsmith_webui.tab.files import short_name
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
@@ -83,6 +83,35 @@ def test_generated_controls_stay_out_of_the_saved_settings(tab: Any) -> None:
 
 def test_the_js_keyword_is_the_one_of_this_gradio() -> None:
     assert js_keyword() == ("_js" if gr.__version__.startswith("3.") else "js")
+
+
+class Field:
+    """A component that hands back what is connected to it."""
+
+    @staticmethod
+    def input(**event: Any) -> dict[str, Any]:
+        return event
+
+
+def test_what_the_script_says_again_is_done_once() -> None:
+    done: list[tuple[str, int]] = []
+
+    def act(message: str, number: int) -> list[Any]:
+        done.append((message, number))
+        if message == "bad":
+            raise ValueError(message)
+        return [message.upper()]
+
+    take = hear(Field, act, [None], [None])["fn"]
+    assert take("a.1 one two", 5) == ["", "ONE TWO"]
+    assert take("a.1 one two ", 5) == ["", gr.update()]
+    with pytest.raises(ValueError, match="bad"):
+        take("a.2 bad", 6)
+    # The field is emptied at the second asking, so that the next message can come.
+    assert take("a.2 bad ", 6) == ["", gr.update()]
+    assert take("a.3 one two", 7) == ["", "ONE TWO"]
+    assert take("", 7) == take(None, 7) == ["", gr.update()]
+    assert done == [("one two", 5), ("bad", 6), ("one two", 7)]
 
 
 def test_the_webuis_page_gets_the_same_tab_without_a_server_of_its_own(

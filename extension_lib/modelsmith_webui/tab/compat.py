@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,6 +77,25 @@ def listen(
     return event(
         fn=handler, inputs=list(inputs), outputs=list(outputs), api_name=False, show_progress="hidden", **extra
     )
+
+
+def hear(field: Any, function: Callable[..., Sequence[Any]], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> Any:
+    """Answer what the page's script tells the server through ``field``, a textbox out of sight.
+
+    The script says one thing after the other, each behind a ticket of its own, and waits until the field is empty:
+    that is how it knows that it was heard. gradio drops an event while the last one of its kind is being answered, so
+    what was not heard is said again under the same ticket. ``function(message, *inputs)`` is called once for each.
+    """
+    taken: deque[str] = deque(maxlen=64)
+
+    def take(said: str, *values: Any) -> list[Any]:
+        ticket, _, message = (said or "").partition(" ")
+        if not message or ticket in taken:
+            return ["", *(gr.update() for _ in outputs)]
+        taken.append(ticket)
+        return ["", *function(message, *values)]
+
+    return listen(field.input, take, [field, *inputs], [field, *outputs])
 
 
 def file_path(uploaded: Any) -> str | None:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from modelsmith.errors import ModelsmithError, UnknownNameError
 from modelsmith_webui.host import Host
-from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.compat import hear, listen, unsaved
 from modelsmith_webui.tab.html import notice, tag, text_tag
 from modelsmith_webui.tab.merge_form import MergeForm
 from modelsmith_webui.tab.plan_page import failure_html
@@ -69,7 +69,7 @@ class HistoryView:
         listen(self.poll.click, self.follow, [], [self.queue, self.table])
         listen(self.look.click, self.trace, [self.text], [self.table, self.detail])
         listen(self.text.submit, self.trace, [self.text], [self.table, self.detail])
-        listen(self.asked.change, self.act, [self.asked], [self.queue, self.table, self.detail, views, *self._filled])
+        hear(self.asked, self.act, [self.queue, self.table, self.detail, views, *self._filled])
 
     # what is shown
 

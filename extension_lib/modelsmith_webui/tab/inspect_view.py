@@ -11,7 +11,7 @@ import gradio as gr
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UsageError
 from modelsmith_webui.host import Host, ModelFile
-from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.compat import hear, listen, unsaved
 from modelsmith_webui.tab.files import all_labels, find_labelled
 from modelsmith_webui.tab.html import notice, tag, text_tag
 from modelsmith_webui.tab.report_links import leads_of, ways_of
@@ -116,7 +116,7 @@ class InspectView:
     def _connect(self) -> None:
         shown = [self.page, self.raw, self.panel, self.prediction, self.ztsnr, self.saved]
         listen(self.file.change, self.choose, [self.file], shown)
-        listen(self.dropped.change, self.drop, [self.dropped], shown)
+        hear(self.dropped, self.drop, shown)
         listen(self.refresh.click, self.refresh_files, [], [self.file, self.other])
         for chosen in (self.file, self.other):
             listen(chosen.change, self.compare, [self.file, self.other], [self.compared])

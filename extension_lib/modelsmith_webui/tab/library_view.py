@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from modelsmith_webui.host import Host
-from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.compat import hear, listen, unsaved
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.report_page import empty_html
 from modelsmith_webui.tab.texts import Texts
@@ -38,7 +38,7 @@ class LibraryView:
         listen(tab.select, self.show, [], [self.table])
         listen(self.poll.click, self.show, [], [self.table])
         listen(self.refresh.click, self.read_again, [], [self.table])
-        listen(self.open.change, self.open_row, [self.open], [self.inspect.file, views, *self.inspect.outputs])
+        hear(self.open, self.open_row, [self.inspect.file, views, *self.inspect.outputs])
 
     def show(self) -> str:
         from modelsmith_webui.library import library_of

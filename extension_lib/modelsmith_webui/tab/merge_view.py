@@ -14,7 +14,7 @@ import gradio as gr
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.merge.mix_choices import CHOICES
 from modelsmith_webui.host import Host, JobControl, find_file
-from modelsmith_webui.tab.compat import listen, plan_again_button, unsaved
+from modelsmith_webui.tab.compat import hear, listen, plan_again_button, unsaved
 from modelsmith_webui.tab.html import answer_mark, notice, text_tag
 from modelsmith_webui.tab.merge_extras import MergeExtras
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, MergeForm, field_names
@@ -152,7 +152,7 @@ class MergeView:
         for component in self.inputs:
             listen(component.change, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
         listen(self.plan_again.click, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
-        listen(self.asked.change, self.take_remedy, [self.asked, *self.inputs], self.filled)
+        hear(self.asked, self.take_remedy, self.filled, self.inputs)
         outputs = [*self.slots.lists, self.result]
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots.lists])
         done = listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)

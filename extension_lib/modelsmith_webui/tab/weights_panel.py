@@ -12,7 +12,7 @@ from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.merge.blocks import LAYOUTS, PLAIN, BlockLayout
 from modelsmith_webui.host import Host, find_file
 from modelsmith_webui.tab.block_editor import Layer, editor_html
-from modelsmith_webui.tab.compat import listen, unsaved
+from modelsmith_webui.tab.compat import hear, listen, unsaved
 from modelsmith_webui.tab.files import find_checkpoint
 from modelsmith_webui.tab.html import notice, tag, text_tag
 from modelsmith_webui.tab.merge_form import all_parameters, block_parameters, layout_of, methods
@@ -99,7 +99,7 @@ class WeightsPanel:
         listen(a.change, self.show_blocks, [a, self.fields["method"]], [self.editor])
         for slot in (a, b, c):  # a map of other models would mislead
             listen(slot.change, lambda: "", [], [self.difference])
-        listen(self.preset_edit.change, self.keep_preset, [self.preset_edit], [self.preset_said])
+        hear(self.preset_edit, lambda message: [self.keep_preset(message)], [self.preset_said])
         task = unsaved(
             gr.Textbox(value="", visible=False, label="Task of difference", elem_id="modelsmith_difference_task")
         )
