@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,79 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(NoSpaceError, match="filled up"):
         write(path, sample(), WriterOptions(overwrite=True, chunk_bytes=65536))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.safetensors"]
+
+
+@pytest.mark.parametrize("hashing", [True, False])
+@pytest.mark.parametrize("chunks", [1, 2, 40])
+def test_a_disk_that_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int, hashing: bool) -> None:
+    """With few chunks the end tells of it, with many the next one: the disk is waited for neither way."""
+
+    def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    made = [Entry("a", "U8", (chunks * 4096,))]
+    options = WriterOptions(hashing=hashing, chunk_bytes=4096, buffers=3)
+    with (
+        pytest.raises(NoSpaceError, match="filled up"),
+        StreamingWriter(tmp_path / "out.safetensors", made, {}, options) as writer,
+    ):
+        while (chunk := writer.acquire()) is not None:
+            writer.submit(chunk)
+        writer.finish()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("hashing", [True, False])
+def test_chunks_are_filled_while_the_disk_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing: bool
+) -> None:
+    may_write, written = threading.Event(), []
+    real = OutputFile.write_at
+
+    def write_at(output: OutputFile, data: memoryview, offset: int) -> None:
+        assert may_write.wait(60)
+        real(output, data, offset)
+        written.append(offset)
+
+    monkeypatch.setattr(OutputFile, "write_at", write_at)
+    made = [Entry("a", "U8", (5 * 4096,))]
+    options = WriterOptions(hashing=hashing, chunk_bytes=4096, buffers=3)
+    with StreamingWriter(tmp_path / "out.safetensors", made, {}, options) as writer:
+        for number in range(5):
+            if number == 3:
+                assert not written, "three chunks were filled before the first was written"
+                may_write.set()
+            chunk = writer.acquire()
+            assert chunk is not None
+            chunk.view[:] = bytes([number]) * len(chunk.view)
+            writer.submit(chunk)
+        writer.finish()
+    found = load_file(str(tmp_path / "out.safetensors"))["a"]
+    assert found.reshape(5, -1).float().mean(1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_leaving_waits_for_what_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor that is closed under a write could by then be that of another file."""
+    begun, under_way = threading.Event(), [0]
+
+    def write_at(output: OutputFile, data: memoryview, offset: int) -> None:
+        under_way[0] += 1
+        begun.set()
+        time.sleep(0.2)
+        under_way[0] -= 1
+
+    monkeypatch.setattr(OutputFile, "write_at", write_at)
+    with (
+        pytest.raises(Cancelled),
+        StreamingWriter(tmp_path / "out.safetensors", [Entry("a", "U8", (1 << 20,))], {}) as writer,
+    ):
+        chunk = writer.acquire()
+        assert chunk is not None
+        writer.submit(chunk)
+        assert begun.wait(60)
+        raise Cancelled
+    assert under_way == [0] and os.listdir(tmp_path) == []
 
 
 def test_another_failure_of_the_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from modelsmith.convert.scaled import ScaledWeight, ScaleValue
 from modelsmith.convert.spans import Filler
 from modelsmith.errors import BadFileError, Cancelled, UsageError
 from modelsmith.files.dtypes import DTYPES
-from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions
+from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions, filling_threads
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -70,7 +69,7 @@ def write_model(model: Model, target: Path, book: LossBook, options: WriteOption
         if isinstance(node, (Cast, ScaledWeight)):
             node.name = name  # parts may have got other names since
     entries = [Entry(name, model.tensors[name].dtype, model.tensors[name].shape) for name in order]
-    writing = WriterOptions(overwrite=chosen.overwrite, hashing=chosen.hashing, buffers=_workers() + 4)
+    writing = WriterOptions(overwrite=chosen.overwrite, hashing=chosen.hashing, buffers=filling_threads() + 4)
     with StreamingWriter(target, entries, model.metadata, writing) as writer:
         _Run(writer, [model.tensors[name] for name in order], book, chosen).run()
         model.check_unchanged()
@@ -95,11 +94,6 @@ def _order(tensors: Mapping[str, Node]) -> list[str]:
     scales = [name for name in order if isinstance(tensors[name], ScaleValue)]
     others = [name for name in order if not isinstance(tensors[name], ScaleValue)]
     return order if sum(nbytes(tensors[name]) for name in others) % 4 else others + scales
-
-
-def _workers() -> int:
-    """One more than there are cores, for one of them waits for the disk most of the time."""
-    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def _keep_memory() -> None:
@@ -137,8 +131,9 @@ class _Run:
             torch.set_num_threads(before)
 
     def _run_threads(self) -> None:
-        with ThreadPoolExecutor(_workers(), thread_name_prefix="modelsmith-convert") as pool:
-            futures = [pool.submit(self._work) for _ in range(_workers())]
+        threads = filling_threads()
+        with ThreadPoolExecutor(threads, thread_name_prefix="modelsmith-convert") as pool:
+            futures = [pool.submit(self._work) for _ in range(threads)]
             try:
                 failures = [error for future in futures if (error := future.exception()) is not None]
             except BaseException:

@@ -170,7 +170,9 @@ class TensorSource:
         width = dtype(info.dtype).itemsize
         raw = torch.empty(elements * width, dtype=torch.uint8)
         if elements:
-            self.file_of(info).read_into(bytes_of(raw), info.start + first * width)
+            file, start = self.file_of(info), info.start + first * width
+            file.read_ahead(start + len(raw))
+            file.read_into(bytes_of(raw), start)
         return raw.view(torch_dtype(info.dtype))
 
     def check_unchanged(self) -> None:

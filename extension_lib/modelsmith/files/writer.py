@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     import torch
 
 CHUNK_BYTES = 8 << 20
+
+
+def filling_threads() -> int:
+    """How many threads are to fill chunks where nobody said: as many as there are cores, for they do not wait for the
+    disk to write; two at least, for they may wait for it to read."""
+    return min(4, max(2, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +73,16 @@ class Written:
 
 @dataclass
 class Chunk:
-    """One piece of the output under way: ``view`` is to be filled with the bytes of data from ``start`` on."""
+    """One piece of the output under way: ``view`` is to be filled with the bytes of data from ``start`` on.
+
+    readers: who still needs the bytes once it was submitted (the disk, the hash).
+    """
 
     index: int
     start: int
     view: memoryview
     buffer: memoryview = field(repr=False)
+    readers: int = 1
 
 
 def build_header(entries: Sequence[Entry], metadata: Mapping[str, str], at_least: int = 0) -> bytes:
@@ -132,6 +144,8 @@ class StreamingWriter:
         self._hasher = _Hasher(self._release) if wanted else None
         if self._hasher:
             self._hasher.start(self._header if self.options.hashing else b"")
+        self._failure: Exception | None = None
+        self._drain = _Drain(self._write, self._fail)
         self._stream: Chunk | None = None
         self._filled = 0
         self._position = 0
@@ -149,11 +163,12 @@ class StreamingWriter:
     def acquire(self) -> Chunk | None:
         """Wait for a free buffer and claim the next chunk; None when all chunks are claimed.
 
-        Raises Cancelled once ``stop`` was called.
+        Raises Cancelled once ``stop`` was called; where the disk failed, one caller gets that failure instead.
         """
         with self._state:
             while not self._free and not self._stopped and self._next < self.chunks:
                 self._state.wait()
+            self._raise_failure()
             if self._stopped:
                 raise Cancelled
             if self._next >= self.chunks:
@@ -163,15 +178,30 @@ class StreamingWriter:
             self._next += 1
         start = index * self.options.chunk_bytes
         length = min(self.options.chunk_bytes, self.data_bytes - start)
-        return Chunk(index, start, buffer[:length], buffer)
+        return Chunk(index, start, buffer[:length], buffer, 2 if self._hasher else 1)
 
     def submit(self, chunk: Chunk) -> None:
-        """Write a filled chunk and hand its bytes on to the hash; the buffer returns to the pool by itself."""
-        self._output.write_at(chunk.view, len(self._header) + chunk.start)
+        """Hand a filled chunk on to the disk and to the hash; the buffer returns to the pool by itself.
+
+        Failures of the disk are raised by a later ``acquire``, or by ``finish``.
+        """
+        self._drain.feed(chunk)
         if self._hasher:
             self._hasher.feed(chunk)
-        else:
-            self._release(chunk)
+
+    def _write(self, chunk: Chunk) -> None:
+        self._output.write_at(chunk.view, len(self._header) + chunk.start)
+        self._release(chunk)
+
+    def _fail(self, failure: Exception) -> None:
+        with self._state:
+            self._failure = failure
+        self.stop()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def stop(self) -> None:
         """Make every waiting and later ``acquire`` raise Cancelled."""
@@ -181,8 +211,10 @@ class StreamingWriter:
 
     def _release(self, chunk: Chunk) -> None:
         with self._state:
-            self._free.append(chunk.buffer)
-            self._state.notify()
+            chunk.readers -= 1
+            if not chunk.readers:
+                self._free.append(chunk.buffer)
+                self._state.notify()
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Append one whole tensor, which must be the next of ``entries`` and have its type and shape.
@@ -221,6 +253,9 @@ class StreamingWriter:
         check: called with the whole file's temporary path before it gets its name; where it raises, nothing is kept.
         Raises as OutputFile does.
         """
+        self._drain.finish()
+        with self._state:
+            self._raise_failure()
         header = self._header
         if metadata is not None:
             header = build_header(self.entries, metadata, len(self._header))
@@ -240,6 +275,7 @@ class StreamingWriter:
     def abort(self) -> None:
         """Stop and remove the temporary file; the target is as it was."""
         self.stop()
+        self._drain.stop()
         if self._hasher:
             self._hasher.stop()
         if not self._finished:
@@ -253,6 +289,49 @@ class StreamingWriter:
     ) -> None:
         if not self._finished:
             self.abort()
+
+
+class _Drain:
+    """Brings chunks to the disk in threads of its own, so that neither it nor who fills them waits for the other.
+
+    ``failed`` is told the first failure; nothing more is written then. There are two threads, so that a write is under
+    way while another one comes back.
+    """
+
+    def __init__(self, write: Callable[[Chunk], None], failed: Callable[[Exception], None]) -> None:
+        self._write = write
+        self._failed = failed
+        self._chunks: SimpleQueue[Chunk | None] = SimpleQueue()
+        self._stopped = False
+        self._threads = [threading.Thread(target=self._run, name="modelsmith-disk", daemon=True) for _ in range(2)]
+        for thread in self._threads:
+            thread.start()
+
+    def feed(self, chunk: Chunk) -> None:
+        self._chunks.put(chunk)
+
+    def _run(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            if self._stopped:
+                continue
+            try:
+                self._write(chunk)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the thread that asks next raises it
+                self._stopped = True
+                self._failed(failure)
+
+    def finish(self) -> None:
+        """Wait until all chunks were written; calling it again does nothing."""
+        for _ in self._threads:
+            self._chunks.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def stop(self) -> None:
+        """Write no more chunks."""
+        self._stopped = True
+        self.finish()
 
 
 class _Hasher:

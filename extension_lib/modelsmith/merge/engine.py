@@ -7,7 +7,6 @@ depend on the number of threads, on the size of the chunks, or on how the writes
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -23,7 +22,7 @@ from torch import Tensor
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.files.dtypes import dtype, torch_dtype
 from modelsmith.files.tensors import RangeFile
-from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions
+from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions, filling_threads
 from modelsmith.lora.stack import LoraStack
 from modelsmith.merge.device import choose_device, pinned_buffer
 from modelsmith.merge.guard import Notice, notice
@@ -59,7 +58,7 @@ def run_merge(
     known = plan.hashes()
     streamed = UNKNOWN_HASH in known
     keep_memory()
-    threads = options.threads or min(4, (os.cpu_count() or 1) + 1)
+    threads = options.threads or filling_threads()
     writing = _writing(plan, options, threads, streamed)
     with ExitStack() as stack:
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
@@ -136,7 +135,7 @@ def merge_into(
         for one in plan.inputs:
             one.check_unchanged()
         run = _Run(plan, sources, _lora(plan, stack), sink, {})
-        threads = threads or min(4, (os.cpu_count() or 1) + 1)
+        threads = threads or filling_threads()
         _work(run, threads, _Reporter(progress, cancelled, sink.data_bytes, time.monotonic()))
         run.check_unchanged()
     return run.notices()
