@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from modelsmith.convert.casts import Loss, LossBook, cast
 from modelsmith.convert.nodes import Kept
 from modelsmith.convert.rounding import BitTable, cast_into
-from modelsmith.convert.scaled import Scale, ScaledWeight
+from modelsmith.convert.scaled import _SHARE, Scale, ScaledWeight
+from modelsmith.errors import Cancelled
 from modelsmith.files.dtypes import DTYPES, count, torch_dtype
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -86,6 +90,76 @@ def test_large_scaled_weights_equal_small_ones() -> None:
     found = book.losses()["w"]
     assert (found.clipped, found.vanished, found.nan) == (loss.clipped, loss.vanished, 1)
     assert found.largest_error == pytest.approx(loss.largest_error * scale.value(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FLOATS if kind != "F64"])
+def test_weights_of_every_type_are_scaled(kind: str) -> None:
+    values = (torch.randn(300, 200) * 0.1).to(torch_dtype(kind))
+    wide = values.float().reshape(-1)
+    node = _Held(values, kind)
+    scale = Scale(node)
+    made = ScaledWeight(node, scale, LossBook(), "w").read(0, count(node.shape))
+    assert scale.value() == float(wide.abs().max() / 448.0)
+    assert torch.equal(_bytes(made), _bytes((wide / scale.value()).to(made.dtype)))
+
+
+class Watched(_Held):
+    """Notes who reads what; the first two readers wait for each other, as threads do that come at the same time."""
+
+    def __init__(self, values: torch.Tensor, kind: str, broken_from: int | None = None) -> None:
+        super().__init__(values, kind)
+        self.reads: list[tuple[int, int, int]] = []
+        self._both = threading.Barrier(2)
+        self._broken_from = broken_from
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        mine = threading.get_ident()
+        met = mine in [reader for reader, *_ in self.reads]
+        self.reads.append((mine, first, elements))
+        if not met:
+            self._both.wait(60)
+        if self._broken_from is not None and first >= self._broken_from:
+            raise OSError("gone")
+        return super().read(first, elements)
+
+
+def _in_two_threads(act: Callable[[], float]) -> list[float | str]:
+    answers: list[float | str] = []
+
+    def work() -> None:
+        try:
+            answers.append(act())
+        except (OSError, Cancelled) as error:
+            answers.append(type(error).__name__)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return answers
+
+
+def test_threads_share_the_search_for_a_scale() -> None:
+    values = torch.zeros(6 * _SHARE + 5).half()
+    values[-1] = -2.5
+    node = Watched(values, "F16")
+    scale = Scale(node)
+    assert _in_two_threads(scale.value) == [pytest.approx(2.5 / 448)] * 2
+    assert len({reader for reader, *_ in node.reads}) == 2
+    once = sorted((first, elements) for _, first, elements in node.reads)
+    assert [first for first, _ in once] == [0, *(first + elements for first, elements in once)][:-1]
+    assert sum(elements for *_, elements in node.reads) == len(values)
+    assert scale.value() == pytest.approx(2.5 / 448) and len(node.reads) == len(once)
+
+
+def test_where_the_weight_cannot_be_read_nobody_waits_for_its_scale() -> None:
+    node = Watched(torch.zeros(6 * _SHARE).half(), "F16", broken_from=_SHARE)
+    scale = Scale(node)
+    assert sorted(map(str, _in_two_threads(scale.value))) == ["Cancelled", "OSError"]
+    with pytest.raises(Cancelled):
+        scale.value()
 
 
 def test_nothing_in_nothing_out() -> None:
