@@ -3,7 +3,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, onTend} = window.Modelsmith;
+    const {root, byId, fieldOf, tell, onTend} = window.Modelsmith;
     const LIMIT = 16e6; // bytes of a header; those of real models have at most a few million
 
     // The first eight bytes of a .safetensors file are the length of its header; the weights behind it stay where they are.
@@ -71,6 +71,24 @@
         });
     }
 
+    // What stands in a place belongs to the choices it was asked for with. Where other ones rest in the fields, it is
+    // asked for anew, once for each such state.
+    const resting = new Map();
+
+    function tendChosen(place, fields) {
+        const answer = byId(place)?.querySelector(".ms-answer-to"), inputs = fields.map(id => fieldOf(id));
+        if (!answer || !inputs.every(one => one?.offsetParent && one.getAttribute("aria-expanded") !== "true")) return;
+        const chosen = inputs.map(one => one.value).join("\n"), state = [chosen, answer.dataset.chosen].join("\u0001");
+        const seen = resting.get(place) || {};
+        if (chosen !== answer.dataset.chosen && seen.last === state && seen.asked !== state) {
+            seen.asked = state;
+            byId("modelsmith_inspect_again")?.click();
+        }
+        resting.set(place, {...seen, last: state});
+    }
+
+    onTend(() => tendChosen("modelsmith_inspect_page", ["modelsmith_inspect_file"]));
+    onTend(() => tendChosen("modelsmith_inspect_compared", ["modelsmith_inspect_file", "modelsmith_inspect_other"]));
     onTend(tendDrop);
     onTend(tendWays);
 })();

@@ -81,6 +81,25 @@ def test_inspect_leads_on_and_compares(app: App, tab: ModelsmithPage) -> None:
     tab.screenshot("standalone-inspect-compare")
 
 
+def test_inspect_shows_the_file_that_was_chosen_last(app: App, tab: ModelsmithPage) -> None:
+    tab.open(app.url)
+    tab.page.locator("#modelsmith_inspect_compare_panel .label-wrap").click()
+    tab.choose("modelsmith_inspect_other", DEMO_A)
+
+    def late(route: Route) -> None:
+        tab.page.wait_for_timeout(1000)
+        route.continue_()
+
+    tab.page.route("**/run/predict*", late)
+    tab.choose("modelsmith_inspect_file", DEMO_A)
+    tab.choose("modelsmith_inspect_file", DEMO_B)
+    tab.page.locator(f"#modelsmith_inspect_page .ms-answer-to[data-chosen*='{DEMO_B}']").wait_for(state="attached")
+    assert f"{DEMO_B}.safetensors" in tab.text("modelsmith_inspect_page")
+    pair = f"[data-chosen*='{DEMO_B}'][data-chosen*='{DEMO_A}']"
+    tab.page.locator(f"#modelsmith_inspect_compared .ms-answer-to{pair}").wait_for(state="attached")
+    tab.page.unroute("**/run/predict*")
+
+
 def test_without_checkpoints_the_page_says_where_they_belong(app: App, tab: ModelsmithPage, tmp_path: Any) -> None:
     found = [path for path in app.models.iterdir() if path.suffix == ".safetensors"]
     for path in found:

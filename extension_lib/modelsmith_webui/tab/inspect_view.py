@@ -11,7 +11,7 @@ import gradio as gr
 from modelsmith.decision import Override
 from modelsmith.errors import ModelsmithError, UsageError
 from modelsmith_webui.host import Host, ModelFile
-from modelsmith_webui.tab.compat import hear, listen, unsaved
+from modelsmith_webui.tab.compat import hear, listen, plan_again_button, unsaved
 from modelsmith_webui.tab.files import all_labels, find_labelled
 from modelsmith_webui.tab.html import notice, tag, text_tag
 from modelsmith_webui.tab.report_links import leads_of, ways_of
@@ -29,6 +29,12 @@ def drop_html(tr: Texts) -> str:
     )
     field = '<input type="file" accept=".safetensors,.sft">'
     return tag("label", words + field, "ms-drop", tabindex="0")
+
+
+def _answer_to(*labels: str) -> str:
+    """Tells the page's script which choices an answer belongs to: gradio 3 drops those that are made while the last
+    answer is on its way, and they are then asked about once more."""
+    return tag("span", "", "ms-answer-to", data_chosen="\n".join(labels), hidden="hidden")
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class InspectView:
         self.page = gr.HTML(empty_html(self.tr(NOTHING_CHOSEN)), elem_id="modelsmith_inspect_page")
         self._build_override()
         self._build_compare()
+        self.again = plan_again_button("modelsmith_inspect_again", "i")
         with gr.Accordion("Raw report", open=False, elem_id="modelsmith_inspect_raw_panel"):
             self.raw = gr.JSON(label="Report as JSON", elem_id="modelsmith_inspect_raw")
         self._connect()
@@ -118,8 +125,9 @@ class InspectView:
         listen(self.file.change, self.choose, [self.file], shown)
         hear(self.dropped, self.drop, shown)
         listen(self.refresh.click, self.refresh_files, [], [self.file, self.other])
-        for chosen in (self.file, self.other):
-            listen(chosen.change, self.compare, [self.file, self.other], [self.compared])
+        listen(self.again.click, self.choose, [self.file], shown)
+        for event in (self.file.change, self.other.change, self.again.click):
+            listen(event, self.compare, [self.file, self.other], [self.compared])
         for radio in (self.prediction, self.ztsnr):
             listen(radio.input, self.save_override, [self.file, self.prediction, self.ztsnr], [self.page, self.saved])
         self.outputs = shown
@@ -142,8 +150,8 @@ class InspectView:
         try:
             first, second = find_labelled(self.host, label), find_labelled(self.host, other)
         except ModelsmithError as error:
-            return notice("error", *self.tr.error(error))
-        return compare_html(first.path, second.path, self.tr)
+            return notice("error", *self.tr.error(error)) + _answer_to(label, other)
+        return compare_html(first.path, second.path, self.tr) + _answer_to(label, other)
 
     def offer(self) -> Any:
         """The files that the host has now."""
@@ -167,13 +175,17 @@ class InspectView:
 
     def choose(self, label: str | None) -> list[Any]:
         """Show the chosen file."""
+        page, *rest = self._updates(self._chosen(label))
+        return [page + _answer_to(label or ""), *rest]
+
+    def _chosen(self, label: str | None) -> Page:
         if not label:
-            return self._updates(Page(empty_html(self.tr(NOTHING_CHOSEN)), None, None))
+            return Page(empty_html(self.tr(NOTHING_CHOSEN)), None, None)
         try:
             file = find_labelled(self.host, label)
         except ModelsmithError as error:
-            return self._updates(Page(notice("error", *self.tr.error(error)), None, None))
-        return self._updates(self.page_of(file.path, file))
+            return Page(notice("error", *self.tr.error(error)), None, None)
+        return self.page_of(file.path, file)
 
     def drop(self, message: str) -> list[Any]:
         """Show a file that was dropped in, by the header that the page has read of it."""
@@ -205,7 +217,8 @@ class InspectView:
         except ModelsmithError as error:
             return [gr.update(), notice("error", *self.tr.error(error))]
         text = self.tr("Saved for this file.") if not chosen.is_auto else self.tr("Back to automatic.")
-        return [self.page_of(file.path, file).html, notice("done", text)]
+        page = self.page_of(file.path, file).html
+        return [page + _answer_to(label or ""), notice("done", text)]
 
     def _updates(self, page: Page) -> list[Any]:
         override = page.override or Override()

@@ -145,13 +145,15 @@ class MergeView:
         self.slots.connect()
         method, a = self.weights.fields["method"], self.slots.fields["a"]
         self.weights.connect(a, self.slots.fields["b"], self.slots.fields["c"])
-        listen(a.change, self.slots.badge, [a], [self.slots.badges["a"]])
         # "input", so that a form that is filled in keeps its own numbers.
         listen(method.input, self.method_chosen, [method, a], self.shown_by_method)
         ticketed = [self.task, *self.inputs]
         for component in self.inputs:
             listen(component.change, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
         listen(self.plan_again.click, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
+        # What a dropped event of a model's field would have changed, too.
+        self.slots.show_again(self.plan_again.click)
+        listen(self.plan_again.click, self.weights.show_blocks, [a, method], [self.weights.editor])
         hear(self.asked, self.take_remedy, self.filled, self.inputs)
         outputs = [*self.slots.lists, self.result]
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots.lists])

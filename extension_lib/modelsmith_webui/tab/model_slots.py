@@ -119,14 +119,22 @@ class ModelSlots:
         return [self.fields[name] for name in ("a", "b", "c", "more")]
 
     def connect(self) -> None:
-        for name in ("b", "c"):
-            listen(self.fields[name].change, self.badge, [self.fields[name]], [self.badges[name]])
-        listen(self.fields["more"].change, self.more_badges, [self.fields["more"]], [self.badges["more"]])
+        for name in self.badges:
+            self._badge_at(self.fields[name].change, name)
         listen(self.refresh.click, self.refresh_lists, [], self.lists)
         a, b, c = (self.fields[name] for name in ("a", "b", "c"))
         listen(self.swap.click, lambda one, two: (two, one), [a, b], [a, b])
         listen(self.swap_later.click, lambda one, two: (two, one), [b, c], [b, c])
         listen(self.loaded.click, self.use_loaded, [], [a])
+
+    def _badge_at(self, event: Any, name: str) -> None:
+        show = self.more_badges if name == "more" else self.badge
+        listen(event, show, [self.fields[name]], [self.badges[name]])
+
+    def show_again(self, event: Any) -> None:
+        """Draw all badges at an event."""
+        for name in self.badges:
+            self._badge_at(event, name)
 
     @property
     def shown_by_method(self) -> list[Any]:

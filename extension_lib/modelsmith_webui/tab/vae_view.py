@@ -126,7 +126,8 @@ class VaeView:
             [self.about, self.panel.start, self.target, *shown],
         )
         file, said = self.fields["file"], self.fields["said"]
-        listen(file.change, self.look, [file], [said, self.page])
+        for event in (file.change, self.panel.plan_again.click):
+            listen(event, self.look, [file], [said, self.page])
         listen(said.input, self.say, [file, said], [self.page])
 
     def connect(self, tab: Any) -> None:
