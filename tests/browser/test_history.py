@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from playwright.sync_api import Route
 
@@ -78,7 +79,7 @@ def test_rows_that_are_chosen_while_an_answer_is_on_its_way(app: App, tab: Model
     asked: list[str] = []
 
     def late(route: Route) -> None:
-        asked.append(route.request.post_data or "")
+        asked.extend(re.findall(r'"data":\["(\S+) .*show', route.request.post_data or ""))
         tab.page.wait_for_timeout(400)
         route.continue_()
 
@@ -87,7 +88,7 @@ def test_rows_that_are_chosen_while_an_answer_is_on_its_way(app: App, tab: Model
         open_row(tab, name)
         tab.page.wait_for_timeout(100)
     tab.part(DETAIL).locator(".ms-entry").filter(has_text="queued-2").wait_for()
-    assert len([text for text in asked if "show" in text]) == 3
+    assert len(set(asked)) == 3, "each was asked for; on a slow machine one may be said twice under its ticket"
     tab.page.unroute("**/run/predict*")
 
 
