@@ -21,6 +21,20 @@ VIEWS = ("inspect", "merge", "convert", "vae", "library", "history")
 WAIT = 60_000.0  # milliseconds; a machine that runs other tests beside this one is slow
 
 
+# Requests of gradio are noted, and held back for as long as the test says.
+SLOWED = """(() => {
+    const send = window.fetch;
+    Object.assign(window, {asked: [], heldBack: 0});
+    window.fetch = async (address, options, ...more) => {
+        if (String(address).includes("/run/predict")) {
+            window.asked.push(String(options?.body));
+            await new Promise(done => setTimeout(done, window.heldBack));
+        }
+        return send(address, options, ...more);
+    };
+})()"""
+
+
 def find_chromium() -> str | None:
     """The browser to drive: MODELSMITH_CHROMIUM, or the Chromium that is installed."""
     named = os.environ.get("MODELSMITH_CHROMIUM")
@@ -45,6 +59,15 @@ class ModelsmithPage:
     def open(self, url: str) -> None:
         self.page.goto(url)
         self.page.wait_for_selector("#modelsmith_views")
+
+    def open_slowed(self, url: str) -> None:
+        """Open a page whose server can be made slow by :meth:`hold_back`."""
+        self.page.add_init_script(SLOWED)
+        self.open(url)
+
+    def hold_back(self, milliseconds: int) -> None:
+        """Every request to gradio leaves so much later from now on."""
+        self.page.evaluate("milliseconds => { window.heldBack = milliseconds; }", milliseconds)
 
     def view(self, name: str) -> None:
         """Change to inspect, merge, library … ; the buttons stand in the order of the views and have no ids."""

@@ -82,22 +82,16 @@ def test_inspect_leads_on_and_compares(app: App, tab: ModelsmithPage) -> None:
 
 
 def test_inspect_shows_the_file_that_was_chosen_last(app: App, tab: ModelsmithPage) -> None:
-    tab.open(app.url)
+    tab.open_slowed(app.url)
     tab.page.locator("#modelsmith_inspect_compare_panel .label-wrap").click()
     tab.choose("modelsmith_inspect_other", DEMO_A)
-
-    def late(route: Route) -> None:
-        tab.page.wait_for_timeout(1000)
-        route.continue_()
-
-    tab.page.route("**/run/predict*", late)
+    tab.hold_back(1000)
     tab.choose("modelsmith_inspect_file", DEMO_A)
     tab.choose("modelsmith_inspect_file", DEMO_B)
     tab.page.locator(f"#modelsmith_inspect_page .ms-answer-to[data-chosen*='{DEMO_B}']").wait_for(state="attached")
     assert f"{DEMO_B}.safetensors" in tab.text("modelsmith_inspect_page")
     pair = f"[data-chosen*='{DEMO_B}'][data-chosen*='{DEMO_A}']"
     tab.page.locator(f"#modelsmith_inspect_compared .ms-answer-to{pair}").wait_for(state="attached")
-    tab.page.unroute("**/run/predict*")
 
 
 def test_without_checkpoints_the_page_says_where_they_belong(app: App, tab: ModelsmithPage, tmp_path: Any) -> None:
@@ -397,7 +391,7 @@ def test_library_asks_on_while_a_file_takes_long(app: App, tab: ModelsmithPage) 
     tab.page.locator("#modelsmith_library_table .ms-library[data-waiting='1']").wait_for()
     tab.page.locator("#modelsmith_library_table .ms-library[data-waiting='0']").wait_for()
     assert alike == 3
-    tab.page.unroute("**/run/predict*")
+    tab.page.unroute_all(behavior="wait")
 
 
 def test_japanese(app: App, tab: ModelsmithPage) -> None:
