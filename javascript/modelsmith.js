@@ -72,7 +72,7 @@
         return holder && (holder.querySelector("textarea") || holder.querySelector("input"));
     };
 
-    // Tells the server something through a field out of sight, which the server empties when it has heard it. Until then
+    // Tells the server something through a field out of sight, which holds its ticket alone when it was heard. Until then
     // the next thing waits, and what is not heard is said again: gradio drops the event of a component while its last
     // one is being answered. A ticket tells the server what it has heard before.
     const PAUSES = [700, 1500, 3000, 6000, 12000, 24000]; // milliseconds
@@ -90,7 +90,7 @@
         const waiting = unheard.get(id), due = Date.now() + PAUSES[times];
         write(fieldOf(id), `${waiting[0].ticket} ${waiting[0].text}${" ".repeat(times)}`);
         (function look() {
-            const heard = fieldOf(id)?.value === "", lost = times + 1 === PAUSES.length;
+            const heard = fieldOf(id)?.value === waiting[0].ticket, lost = times + 1 === PAUSES.length;
             if (!heard && Date.now() < due) return void setTimeout(look, 30);
             if (!heard && !lost) return say(id, times + 1);
             waiting.shift();

@@ -82,18 +82,19 @@ def listen(
 def hear(field: Any, function: Callable[..., Sequence[Any]], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> Any:
     """Answer what the page's script tells the server through ``field``, a textbox out of sight.
 
-    The script says one thing after the other, each behind a ticket of its own, and waits until the field is empty:
-    that is how it knows that it was heard. gradio drops an event while the last one of its kind is being answered, so
-    what was not heard is said again under the same ticket. ``function(message, *inputs)`` is called once for each.
+    The script says one thing after the other, each behind a ticket of its own, and waits until the field holds the
+    ticket alone: that is how it knows that it was heard. gradio drops an event while the last one of its kind is being
+    answered, so what was not heard is said again under the same ticket, and a late answer to a repetition must not pass
+    for one to what came after it. ``function(message, *inputs)`` is called once for each.
     """
     taken: deque[str] = deque(maxlen=64)
 
     def take(said: str, *values: Any) -> list[Any]:
         ticket, _, message = (said or "").partition(" ")
         if not message or ticket in taken:
-            return ["", *(gr.update() for _ in outputs)]
+            return [ticket, *(gr.update() for _ in outputs)]
         taken.append(ticket)
-        return ["", *function(message, *values)]
+        return [ticket, *function(message, *values)]
 
     return listen(field.input, take, [field, *inputs], [field, *outputs])
 
