@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from safetensors.torch import load_file
 from merge.reference import compare
 from modelsmith.errors import UsageError
 from modelsmith.merge import engine as engine_module
+from modelsmith.merge import statistics as statistics_module
 from modelsmith.merge.device import DeviceWork, choose_device, pinned_buffer
 from modelsmith.merge.engine import run_merge
+from modelsmith.merge.in_memory import merge_to_tensors
 from modelsmith.merge.methods import get_method
 from modelsmith.merge.plan import plan_merge
 from modelsmith.merge.request import EngineOptions, MergeRequest
@@ -56,20 +60,58 @@ def test_a_device_without_memory_leaves_the_work_to_the_cpu(
     assert 1 <= sum("merged on the CPU" in record.message for record in caplog.records) <= 2
 
 
-def test_the_hosts_coarse_products_are_not_inherited_and_come_back() -> None:
-    seen: list[str] = []
+ON_GPUS: Any = torch.backends.cuda.matmul
+ON_CPUS: Any = getattr(torch.backends.mkldnn, "matmul", None)
+BY_BACKEND = hasattr(ON_GPUS, "fp32_precision")
 
-    def method(a: torch.Tensor) -> torch.Tensor:
-        seen.append(torch.get_float32_matmul_precision())
-        return a
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        DeviceWork(torch.device("cpu"), method).whole([torch.ones(2)], torch.float32, {})
-        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
+def coarse(settings: str) -> None:
+    """Let products be computed coarsely, by the one number of old or by the newer settings; not at all for none."""
+    torch.set_float32_matmul_precision(settings if settings == "medium" else "highest")
+    if BY_BACKEND and settings != "medium":
+        ON_GPUS.fp32_precision, ON_CPUS.fp32_precision = ("tf32", "bf16") if settings != "none" else ("none", "none")
+
+
+def precision() -> tuple[str, ...]:
+    """How coarsely products are computed, on a GPU and on the CPU."""
+    if not BY_BACKEND:
+        return (torch.get_float32_matmul_precision(),)
+    return (ON_GPUS.fp32_precision, ON_CPUS.fp32_precision)
+
+
+@pytest.fixture
+def host_is_coarse(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    coarse(request.param)
+    yield
+    coarse("none")
+
+
+@pytest.mark.parametrize("host_is_coarse", ["medium", *(["by backend"] if BY_BACKEND else [])], indirect=True)
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+@pytest.mark.usefixtures("host_is_coarse")
+def test_the_hosts_coarse_products_are_not_inherited_and_come_back(
+    abc: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device | None
+) -> None:
+    seen: set[tuple[str, ...]] = set()
+
+    def watched(module: object, name: str) -> None:
+        original = getattr(module, name)
+
+        def instead(*arguments: object) -> object:
+            seen.add(precision())
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, instead)
+
+    watched(engine_module, "_fill")
+    watched(statistics_module._Survey, "part")
+    before = precision()
+    monkeypatch.setattr(engine_module, "choose_device", lambda *_: device)
+    plan = plan_merge(MergeRequest(abc[:2], "cosine_a", tmp_path / "out.safetensors"))
+    run_merge(plan)
+    merge_to_tensors(plan)
+    assert len(seen) == 1 and seen <= {("highest",), ("ieee", "ieee")}
+    assert precision() == before
 
 
 def test_memory_that_cannot_be_locked_is_taken_unlocked(monkeypatch: pytest.MonkeyPatch) -> None:

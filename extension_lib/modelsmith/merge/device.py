@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelsmith.errors import UsageError
+from modelsmith.devices import find_gpu
 from modelsmith.files.dtypes import bytes_of
 from modelsmith.files.output import aligned_buffer
 from modelsmith.merge.methods import MethodSpec
@@ -31,17 +30,10 @@ def choose_device(wanted: str, method: MethodSpec) -> torch.device | None:
     tensors; those that work value by value are done sooner than their operands could be copied there and back. Seeded
     methods stay on the CPU, since a GPU draws other numbers. Raises UsageError for a device that is unknown or absent.
     """
-    if wanted == "cpu" or method.seeded:
+    if wanted == "auto" and method.scope != "tensor":
         return None
-    present = torch.cuda.is_available()
-    if wanted == "auto":
-        return torch.device("cuda") if present and method.scope == "tensor" else None
-    kind, _, number = wanted.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise UsageError(f"the device {wanted!r} is unknown", "Choose cpu, cuda, cuda:0 or auto")
-    if not present or int(number or 0) >= torch.cuda.device_count():
-        raise UsageError(f"there is no GPU {wanted!r} that torch {torch.__version__} can use", "Choose cpu or auto")
-    return torch.device(wanted)
+    found = find_gpu(wanted)
+    return None if method.seeded else found
 
 
 def pinned_buffer(size: int, device: torch.device | None) -> memoryview:
@@ -52,34 +44,6 @@ def pinned_buffer(size: int, device: torch.device | None) -> memoryview:
         return bytes_of(torch.empty(size, dtype=torch.uint8, pin_memory=True))
     except RuntimeError:  # the system limits how much may be locked; copies from plain memory are slower, not wrong
         return aligned_buffer(size)
-
-
-class _FullPrecision:
-    """While entered, by however many threads, products of fp32 matrices are computed in fp32.
-
-    Webuis allow TF32 (10 bits of significand) for generating, which whole-tensor methods must not inherit.
-    """
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._inside = 0
-        self._before = "highest"
-
-    def __enter__(self) -> None:
-        with self._guard:
-            if not self._inside:
-                self._before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision("highest")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._guard:
-            self._inside -= 1
-            if not self._inside:
-                torch.set_float32_matmul_precision(self._before)
-
-
-_FULL_PRECISION = _FullPrecision()
 
 
 class DeviceWork:
@@ -106,7 +70,7 @@ class DeviceWork:
         left, this piece is computed on the CPU.
         """
         try:
-            with _FULL_PRECISION, self._on_stream():
+            with self._on_stream():
                 value = self._function(*(self._up(operand, kind) for operand in operands), **parameters)
                 result = torch.empty(value.shape, dtype=output.dtype, device=self.device)
                 store(value, result)
@@ -123,7 +87,7 @@ class DeviceWork:
     def whole(self, operands: Sequence[Tensor], kind: torch.dtype, parameters: Mapping[str, float]) -> Tensor:
         """``function(operands)`` in ``kind``, back on the CPU; computed there where the device has no memory left."""
         try:
-            with _FULL_PRECISION, self._on_stream():
+            with self._on_stream():
                 value: Tensor = self._function(*(self._up(operand, kind) for operand in operands), **parameters)
                 result = value.to("cpu")
             self._wait()

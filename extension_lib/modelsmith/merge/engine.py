@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from modelsmith.devices import full_precision
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.files.dtypes import dtype, torch_dtype
 from modelsmith.files.tensors import RangeFile
@@ -61,6 +62,7 @@ def run_merge(
     threads = options.threads or filling_threads()
     writing = _writing(plan, options, threads, streamed)
     with ExitStack() as stack:
+        stack.enter_context(full_precision())
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
             one.check_unchanged()
@@ -131,6 +133,7 @@ def merge_into(
     """
     plan = settled(plan, Watch(progress, cancelled, threads))
     with ExitStack() as stack:
+        stack.enter_context(full_precision())
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
         for one in plan.inputs:
             one.check_unchanged()

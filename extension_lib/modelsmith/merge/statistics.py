@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from modelsmith.devices import full_precision
 from modelsmith.errors import Cancelled
 from modelsmith.files.dtypes import count, dtype
 from modelsmith.merge.plan import MergePlan, TensorJob
@@ -55,6 +56,7 @@ def settled(plan: MergePlan, watch: Watch | None = None) -> MergePlan:
     if not any(_merged(job) and name not in job.parameters for name in wanted for job in plan.jobs):
         return plan
     with ExitStack() as stack:
+        stack.enter_context(full_precision())
         sources = [stack.enter_context(one.open()) for one in plan.inputs]
         numbers = gather(plan, sources, watch or Watch())
     jobs = (replace(job, parameters={**job.parameters, **numbers}) if _merged(job) else job for job in plan.jobs)
