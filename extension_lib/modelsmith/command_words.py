@@ -192,6 +192,9 @@ JAPANESE: Mapping[str, str] = {
     "rank (the most, with --energy)": "ランク（--energy があれば上限）",
     "keep this share (0 to 1) of the sum of squares": "二乗和のうち残す割合（0～1）",
     "of the random basis": "乱数の基底のシード",
+    "where singular values are found: cpu, cuda, cuda:0 or auto (default: cpu)": (
+        "特異値を求める場所: cpu、cuda、cuda:0、auto（既定: cpu）"
+    ),
     "precision of the LoRA": "LoRA の精度",
     "LoRA files": "LoRA ファイル",
     "say what of it matches this model": "このモデルに合うものを調べます",

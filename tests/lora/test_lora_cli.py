@@ -82,6 +82,24 @@ def test_bake_extract_merge_info(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1 not: the checkpoint has no such module" in capsys.readouterr().out
 
 
+def test_extract_and_merge_tell_what_they_did_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write_model(tmp_path / "m.safetensors", sd1_shapes(), torch.float32)
+    name = "model.diffusion_model.middle_block.1.proj_in.weight"
+    save_file(base | {name: base[name] + torch.randn(base[name].shape)}, tmp_path / "t.safetensors")
+    made = str(tmp_path / "made.safetensors")
+    models = ["-b", str(tmp_path / "m.safetensors"), "-t", str(tmp_path / "t.safetensors")]
+    assert main(["lora", "extract", *models, "-o", made, "--rank", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["modules"], found["ranks"], found["left_out"], found["path"]) == (1, [4], [], made)
+    assert 0 < found["energy"] < 1 and len(found["sha256"]) == 64
+    two = str(tmp_path / "two.safetensors")
+    assert main(["lora", "merge", "-l", made, "-l", f"{made}:0.5", "-o", two, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ranks"], found["energy"]) == ([8], 1.0)
+    assert main(["lora", "merge", "-l", made, "-o", two, "--overwrite", "--rank", "2", "--device", "gpu"]) == 2
+    assert "'gpu'" in capsys.readouterr().err
+
+
 def test_errors_are_said_with_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = tmp_path / "m.safetensors"
     write_model(base, sd1_shapes())

@@ -11,10 +11,10 @@ import torch
 from lora.lora_files import load, write_lora, write_model
 from lora.lora_modules import Made, dora, full, loha, lokr, lora, oft, peft
 from lora.templates import sd1_shapes, sdxl_shapes
-from modelsmith.errors import MergeError, UsageError
+from modelsmith.errors import Cancelled, MergeError, UsageError
 from modelsmith.files.header import read_header
 from modelsmith.lora.bake import BakeRequest, bake
-from modelsmith.lora.combine import CombineRequest, CombineResult, combine
+from modelsmith.lora.combine import CombineRequest, CombineResult, combine, plan_combine
 from modelsmith.lora.factorise import RankChoice
 from modelsmith.lora.stack import LoraSpec
 
@@ -140,3 +140,22 @@ def test_metadata_names_the_parts(tmp_path: Path) -> None:
     assert '"strength": 0.25' in metadata["modelsmith_lora_merge"]
     assert metadata["ss_network_dim"] == "6"
     assert len(sd1_shapes()) > 800
+
+
+def test_a_plan_says_what_will_come_of_it(tmp_path: Path) -> None:
+    paths = files(tmp_path, {SGM: lora((16, 16), 3), CONV: lora((8, 8, 3, 3), 2)}, {DIFFUSERS: lora((16, 16), 4)})
+    specs = tuple(LoraSpec(path) for path in paths)
+    request = CombineRequest(specs, tmp_path / "merged.safetensors")
+    plan = plan_combine(request)
+    assert (plan.modules, sorted(plan.ranks), plan.leftover) == (2, [2, 7], ())
+    assert not (tmp_path / "merged.safetensors").exists()
+    told: list[tuple[int, int]] = []
+    result = combine(request, lambda done, total: told.append((done, total)))
+    assert sorted(result.ranks) == sorted(plan.ranks) and told == [(1, 2), (2, 2)]
+    resized = plan_combine(CombineRequest(specs, tmp_path / "other.safetensors", RankChoice(3)))
+    assert sorted(resized.ranks) == [2, 3]
+    with pytest.raises(UsageError, match="exists already"):
+        plan_combine(request)
+    with pytest.raises(Cancelled):
+        combine(CombineRequest(specs, tmp_path / "third.safetensors"), cancelled=lambda: True)
+    assert not (tmp_path / "third.safetensors").exists()

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from lora.lora_files import load, write_model
 from lora.templates import flux_shapes, sd1_shapes, sd2_shapes, sdxl_shapes
-from modelsmith.errors import Cancelled, MergeError, UsageError
+from modelsmith.errors import Cancelled, MergeError, NoSpaceError, UsageError
 from modelsmith.files.header import read_header
 from modelsmith.lora.bake import BakeRequest, bake
-from modelsmith.lora.extract import ExtractRequest, ExtractResult, extract
+from modelsmith.lora.extract import ExtractRequest, ExtractResult, extract, plan_extract
 from modelsmith.lora.factorise import RankChoice, factorise, rank_for_energy
 from modelsmith.lora.stack import LoraSpec
 
@@ -217,3 +217,107 @@ def test_a_bare_unet_against_a_checkpoint(tmp_path: Path) -> None:
     result = extracted(tmp_path, RankChoice(4))
     assert result.energy > 1 - 1e-6
     assert result.missing and all(name.startswith("cond_stage_model.") for name in result.missing)
+
+
+def scaled_fp8(state: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
+    """The same model with some of its weights in fp8, beside their scales."""
+    found = dict(state) | {f"{UNET}scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn)}
+    for name in names:
+        scale = state[name].abs().max() / 448
+        found[name] = (state[name] / scale).to(torch.float8_e4m3fn)
+        found[name.removesuffix(".weight") + ".scale_weight"] = scale
+    return found
+
+
+def test_quantised_checkpoints_are_decoded(tmp_path: Path) -> None:
+    """From a model in scaled fp8 the same LoRA comes as from its decoded values, on either side."""
+    base = write_model(tmp_path / "base.safetensors", SHAPES["sd1"], torch.float32)
+    names = [name for name, value in base.items() if name.startswith(UNET) and "attn" in name and value.dim() == 2]
+    packed = scaled_fp8(base, names)
+    save_file(packed, tmp_path / "packed.safetensors")
+    plain = base | {
+        name: packed[name].float() * packed[name.removesuffix(".weight") + ".scale_weight"] for name in names
+    }
+    save_file(plain, tmp_path / "tuned.safetensors")
+    wanted = extracted(tmp_path, RankChoice(4))
+    assert wanted.modules == len(names)
+    for one, other in (("base", "packed"), ("packed", "base")):
+        paths = (tmp_path / f"{name}.safetensors" for name in (one, other))
+        found = extract(ExtractRequest(*paths, tmp_path / f"of-{one}.safetensors", RankChoice(4), dtype="fp32"))
+        assert (found.modules, found.energy, found.left_out) == (len(names), pytest.approx(wanted.energy), ())
+        ours, theirs, sign = load(found.path), load(wanted.path), 1 if one == "base" else -1
+        for name in (name for name in theirs if name.endswith("lora_up.weight")):
+            down = name.replace("lora_up", "lora_down")
+            torch.testing.assert_close(ours[name] @ ours[down], sign * theirs[name] @ theirs[down], rtol=0, atol=1e-5)
+
+
+def test_a_plan_says_what_will_come_of_it(tmp_path: Path) -> None:
+    pair(tmp_path, "sd2", 9)
+    request = ExtractRequest(
+        tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "lora.safetensors", RankChoice(4),
+        RankChoice(3),
+    )  # fmt: skip
+    plan = plan_extract(request)
+    assert (plan.architecture, plan.missing) == ("sd2", ())
+    result = extract(request)
+    tensors = load(result.path).values()
+    # Every module differs in more than the rank, so that the most is what it becomes.
+    assert plan.most_bytes == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert plan.modules == result.modules
+
+
+def test_nothing_is_read_for_a_target_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair(tmp_path, "sd1", 2)
+    monkeypatch.setattr("modelsmith.lora.extract._Pair.open", lambda _: pytest.fail("values were asked for"))
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    (tmp_path / "taken.safetensors").write_bytes(b"mine")
+    for output, overwrite, told in (
+        (tmp_path / "taken.safetensors", False, "exists already"),
+        (tmp_path / "lora.pt", False, "safetensors"),
+        (tmp_path / "nowhere" / "lora.safetensors", False, "folder"),
+        (base, True, "source itself"),
+    ):
+        request = ExtractRequest(base, tuned, output, RankChoice(2), overwrite=overwrite)
+        with pytest.raises(UsageError, match=told):
+            extract(request)
+    with pytest.raises(UsageError, match="precision"):
+        extract(ExtractRequest(base, tuned, tmp_path / "lora.safetensors", RankChoice(2), dtype="int8"))
+    monkeypatch.setattr("modelsmith.files.output.free_bytes", lambda _: 1000)
+    with pytest.raises(NoSpaceError, match="1,000 bytes free"):
+        extract(ExtractRequest(base, tuned, tmp_path / "lora.safetensors", RankChoice(2)))
+    assert (tmp_path / "taken.safetensors").read_bytes() == b"mine"
+
+
+def test_progress_goes_to_the_end_and_knows_no_way_back(tmp_path: Path) -> None:
+    pair(tmp_path, "sd1", 2)
+    told: list[tuple[int, int]] = []
+    request = ExtractRequest(
+        tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "lora.safetensors", RankChoice(2)
+    )
+    extract(request, lambda done, total: told.append((done, total)))
+    assert told == sorted(told) and told[-1][0] == told[-1][1] and len({total for _, total in told}) == 1
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair(tmp_path, "sd1", 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no GPU"):
+        extracted(tmp_path, RankChoice(2), device="cuda")
+    assert extracted(tmp_path, RankChoice(2), device="auto").modules
+
+
+def test_a_device_without_memory_leaves_the_work_to_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair(tmp_path, "sd1", 2)
+    wanted = extracted(tmp_path, RankChoice(2)).sha256
+    whole, asked = torch.Tensor.to, [0]
+
+    def full(tensor: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        if arguments and arguments[0] == torch.device("cuda"):
+            asked[0] += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return whole(tensor, *arguments, **named)
+
+    monkeypatch.setattr("modelsmith.lora.extract.find_gpu", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    found = extracted(tmp_path, RankChoice(2), device="cuda", overwrite=True)
+    assert found.sha256 == wanted and asked[0] == found.modules

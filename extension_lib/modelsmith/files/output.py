@@ -111,6 +111,20 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+def check_target(target: Path, size: int, *, overwrite: bool = False) -> None:
+    """What can be said of an output before any work is done on it.
+
+    Raises UsageError for a bad name, a missing folder or a target that exists without ``overwrite``; NoSpaceError
+    where ``size`` bytes do not fit.
+    """
+    check_output_name(target.name)
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists already", "Choose another name or allow it to be replaced")
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder", "Choose another name")
+    check_space(target.parent, size)
+
+
 class OutputFile:
     """A file of a size known beforehand, written at any offsets by several threads, then renamed to ``target``.
 
@@ -119,15 +133,10 @@ class OutputFile:
     """
 
     def __init__(self, target: Path, size: int, *, overwrite: bool = False, direct: bool = True) -> None:
-        check_output_name(target.name)
+        check_target(target, size, overwrite=overwrite)
         self.target = target
         self.size = size
         self._overwrite = overwrite
-        if target.exists() and not overwrite:
-            raise UsageError(f"{target} exists already", "Choose another name or allow it to be replaced")
-        if target.is_dir():
-            raise UsageError(f"{target} is a folder", "Choose another name")
-        check_space(target.parent, size)
         clear_leftovers(target.parent)
         self.temporary = target.with_name(f".{target.name}.modelsmith-{os.getpid()}.tmp")
         self._direct: int | None = None

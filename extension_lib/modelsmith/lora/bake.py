@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from modelsmith.errors import Cancelled, MergeError, UsageError
-from modelsmith.files.dtypes import OUTPUT_LABELS, bytes_of, count, torch_dtype
+from modelsmith.files.dtypes import OUTPUT_LABELS, bytes_of, count, dtype, torch_dtype
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.files.tensors import TensorSource, is_strided, open_tensors
 from modelsmith.files.writer import Chunk, Entry, StreamingWriter, WriterOptions, Written
 from modelsmith.identify.recipe_file import with_weights
 from modelsmith.lora.match import MatchReport
+from modelsmith.lora.saving import check_output
 from modelsmith.lora.stack import FLOATING, LoraSpec, LoraStack
 
 if TYPE_CHECKING:
@@ -58,6 +59,38 @@ class BakeResult:
     seconds: float
     changed: int
     reports: tuple[MatchReport, ...]
+
+
+@dataclass(frozen=True)
+class BakePlan:
+    """What a bake will do, from headers alone. changed: tensors that will differ from the checkpoint's. bytes: of all
+    tensors of the output. reports: one per LoRA, in order.
+    """
+
+    request: BakeRequest
+    changed: int
+    bytes: int
+    reports: tuple[MatchReport, ...]
+
+
+def plan_bake(request: BakeRequest) -> BakePlan:
+    """Check a bake as far as headers tell, and say what it will come to. Raises as ``bake`` does."""
+    from modelsmith.identify import identify_header
+
+    header = with_weights(read_header(request.model))
+    _check(request, header)
+    architecture = identify_header(header).architecture
+    with LoraStack(
+        request.loras, header, architecture=architecture, any_architecture=request.any_architecture
+    ) as stack:
+        _check_strict(request, stack)
+        size = sum(
+            dtype(_output_type(info.dtype, request.dtype)).itemsize * count(info.shape)
+            for info in header.tensors.values()
+        )
+        sources = (request.model, *(spec.path for spec in request.loras))
+        check_output(request.output, sources, overwrite=request.overwrite, size=size)
+        return BakePlan(request, len(stack.keys), size, stack.reports)
 
 
 def bake(

@@ -14,7 +14,6 @@ from modelsmith.errors import UsageError
 from modelsmith.speech_cli import Parser, say, told, words, write
 
 if TYPE_CHECKING:
-    from modelsmith.lora.bake import BakeResult
     from modelsmith.lora.extract import Components
     from modelsmith.lora.factorise import Method, RankChoice
     from modelsmith.lora.info import LoraInfo
@@ -49,7 +48,7 @@ def _add_bake(parser: Parser) -> None:
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="precision of the output (as the checkpoint)")
     parser.add_argument("--strict", action="store_true", help="stop where any module of a LoRA matches nothing")
     parser.add_argument("--any-architecture", action="store_true", help="let the shapes alone decide what fits")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    _add_json(parser)
     parser.set_defaults(run=run_bake)
 
 
@@ -64,6 +63,8 @@ def _add_extract(parser: Parser) -> None:
     parser.add_argument("--only", choices=("unet", "text"), help="one part instead of all")
     parser.add_argument("--differences", action="store_true", help="keep biases and norms too, as full differences")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help="leave out tensors that change less")
+    _add_device(parser)
+    _add_json(parser)
     parser.set_defaults(run=run_extract)
 
 
@@ -71,6 +72,8 @@ def _add_merge(parser: Parser) -> None:
     parser.add_argument("-l", "--lora", required=True, action="append", metavar="LORA", help="FILE or FILE:STRENGTH")
     _common(parser)
     _add_rank(parser, None)
+    _add_device(parser)
+    _add_json(parser)
     parser.set_defaults(run=run_merge)
 
 
@@ -79,6 +82,19 @@ def _add_rank(parser: Parser, default: int | None) -> None:
     parser.add_argument("--energy", type=float, metavar="E", help="keep this share (0 to 1) of the sum of squares")
     parser.add_argument("--seed", type=int, default=0, help="of the random basis")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="precision of the LoRA")
+
+
+def _add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def _add_device(parser: Parser) -> None:
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="where singular values are found: cpu, cuda, cuda:0 or auto (default: cpu)",
+    )
 
 
 def _add_info(parser: Parser) -> None:
@@ -102,6 +118,7 @@ def _progress() -> Callable[[int, int], None] | None:
 def run_bake(arguments: argparse.Namespace) -> int:
     """Bake and say what matched and what did not."""
     from modelsmith.lora.bake import BakeRequest, bake
+    from modelsmith.lora.report import bake_json
     from modelsmith.lora.spec import parse_spec
 
     request = BakeRequest(
@@ -115,7 +132,7 @@ def run_bake(arguments: argparse.Namespace) -> int:
     )
     result = bake(request, _progress())
     if arguments.json:
-        write(json.dumps(_bake_json(result), ensure_ascii=False))
+        write(json.dumps(bake_json(result), ensure_ascii=False))
         return 0
     for report in result.reports:
         _write_match(report)
@@ -123,21 +140,6 @@ def run_bake(arguments: argparse.Namespace) -> int:
     say("{}: {} tensors changed, {} bytes in {} s", result.path, result.changed, *size)
     write(f"sha256 {result.sha256}")
     return 0
-
-
-def _bake_json(result: BakeResult) -> dict[str, object]:
-    loras = [
-        {"file": str(report.path), "modules": report.modules, "unmatched": dict(report.unmatched)}
-        for report in result.reports
-    ]
-    return {
-        "path": str(result.path),
-        "sha256": result.sha256,
-        "bytes": result.bytes,
-        "seconds": round(result.seconds, 3),
-        "changed": result.changed,
-        "loras": loras,
-    }
 
 
 def _write_match(report: MatchReport) -> None:
@@ -160,6 +162,7 @@ def _choice(arguments: argparse.Namespace, rank: int | None, clamp: float | None
 def run_extract(arguments: argparse.Namespace) -> int:
     """Extract and say how much of the difference is in it."""
     from modelsmith.lora.extract import ExtractRequest, extract
+    from modelsmith.lora.report import extract_json
 
     linear = _choice(arguments, arguments.rank, arguments.clamp)
     conv_rank = arguments.rank if arguments.conv_rank is None else arguments.conv_rank
@@ -174,8 +177,12 @@ def run_extract(arguments: argparse.Namespace) -> int:
         arguments.threshold,
         arguments.dtype,
         arguments.overwrite,
+        arguments.device,
     )
     result = extract(request, _progress())
+    if arguments.json:
+        write(json.dumps(extract_json(result), ensure_ascii=False))
+        return 0
     energy, size = f"{100 * result.energy:.2f}", (f"{result.bytes:,}", f"{result.seconds:.1f}")
     say("{}: {} modules, rank {}, {} % of the difference's energy, {} bytes in {} s",
         result.path, result.modules, _ranks(result.ranks), energy, *size)  # fmt: skip
@@ -187,6 +194,7 @@ def run_extract(arguments: argparse.Namespace) -> int:
 def run_merge(arguments: argparse.Namespace) -> int:
     """Merge LoRAs; exactly unless a rank or an energy was given."""
     from modelsmith.lora.combine import CombineRequest, combine
+    from modelsmith.lora.report import combine_json
     from modelsmith.lora.spec import parse_spec
 
     exact = arguments.rank is None and arguments.energy is None
@@ -196,8 +204,12 @@ def run_merge(arguments: argparse.Namespace) -> int:
         None if exact else _choice(arguments, arguments.rank),
         arguments.dtype,
         arguments.overwrite,
+        arguments.device,
     )
-    result = combine(request)
+    result = combine(request, _progress())
+    if arguments.json:
+        write(json.dumps(combine_json(result), ensure_ascii=False))
+        return 0
     kept = words("exact") if exact else words("{} % of the energy", f"{100 * result.energy:.2f}")
     size = f"{result.bytes:,}", f"{result.seconds:.1f}"
     say("{}: {} modules, rank {}, {}, {} bytes in {} s", result.path, result.modules, _ranks(result.ranks), kept, *size)

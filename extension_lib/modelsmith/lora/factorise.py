@@ -96,6 +96,21 @@ def factorise(matrix: torch.Tensor, choice: RankChoice, seed: int) -> Factors:
     return _balanced(basis, other, matrix, choice.clamp)
 
 
+def factorise_on(device: torch.device | None, matrix: torch.Tensor, choice: RankChoice, seed: int) -> Factors:
+    """``factorise`` on a device (None: where the matrix is), the factors back on the CPU; done on the CPU where the
+    device has too little free memory for it."""
+    import torch
+
+    if device is not None:
+        try:
+            made = factorise(matrix.to(device), choice, seed)
+            return Factors(made.up.to("cpu"), made.down.to("cpu"), made.energy)
+        except torch.cuda.OutOfMemoryError:
+            pass  # the error holds what was begun on the device as long as it is being handled
+        torch.cuda.empty_cache()
+    return factorise(matrix, choice, seed)
+
+
 def _balanced(basis: torch.Tensor, other: torch.Tensor, matrix: torch.Tensor, clamp: float | None) -> Factors:
     lengths = other.square().sum(dim=1).sqrt()
     roots = lengths.sqrt()

@@ -65,7 +65,7 @@ def random_basis(matrix: torch.Tensor, rank: int, seed: int) -> torch.Tensor:
 
     width = min(rank + OVERSAMPLING, *matrix.shape)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype)
+    start = torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype).to(matrix.device)
     basis = orthonormal(matrix @ start)
     for _ in range(POWER_ITERATIONS):
         basis = orthonormal(matrix @ orthonormal(matrix.T @ basis))

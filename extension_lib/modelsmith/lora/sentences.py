@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 JAPANESE: Mapping[str, str] = {
+    "{} is no rank": "{} はランクではありません",
+    "Give a whole number, or leave it empty": "整数を入力するか、空欄にしてください",
+    "no LoRA is chosen": "LoRA が選ばれていません",
+    "Choose a LoRA": "LoRA を選んでください",
     "no LoRA was given": "LoRA が指定されていません",
     "Add one with -l FILE:STRENGTH": "-l ファイル:強さ で指定してください",
     "{} is a GGUF file, whose values are quantised": "{} は GGUF ファイルで、値が量子化されています",
