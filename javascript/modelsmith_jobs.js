@@ -6,7 +6,7 @@
 
     const {root, byId, onTend, followTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
     const pageId = Math.random().toString(36).slice(2);
-    const VIEWS = ["convert", "vae", "difference"];
+    const VIEWS = ["convert", "vae", "lora", "difference"];
     // Jobs that make no file.
     const NOTHING_NEW = new Set(["difference"]);
     let asked = 0;

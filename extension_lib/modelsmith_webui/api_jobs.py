@@ -14,6 +14,10 @@ from modelsmith_webui.api_models import (
     ConvertBody,
     DifferenceBody,
     JobAnswer,
+    LoraBakeBody,
+    LoraCheckBody,
+    LoraExtractBody,
+    LoraMergeBody,
     MergeBody,
     PublishBody,
     RepairBody,
@@ -99,6 +103,7 @@ def add_job_routes(router: APIRouter, host: Host, find: Find) -> None:
     ):
         router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
     _add_vae_jobs(router, start)
+    _add_lora_jobs(router, start)
     _add_following(router, background)
     add_recipe_routes(router, host, find)
 
@@ -125,6 +130,32 @@ def _add_vae_jobs(router: APIRouter, start: Callable[[str, Any], dict[str, Any]]
         ("/vae/fix", post_fix),
         ("/vae/bake", post_bake),
         ("/vae/extract", post_extract),
+    ):
+        router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
+
+
+def _add_lora_jobs(router: APIRouter, start: Callable[[str, Any], dict[str, Any]]) -> None:
+    def post_bake(body: LoraBakeBody) -> Any:
+        """Bake LoRAs into a checkpoint, into a new file. Result: file, hash, how each LoRA fits."""
+        return start("lora_bake", body)
+
+    def post_extract(body: LoraExtractBody) -> Any:
+        """Make a LoRA of what two checkpoints differ in. Result: file, ranks, the kept share, what is not in it."""
+        return start("lora_extract", body)
+
+    def post_merge(body: LoraMergeBody) -> Any:
+        """Make one LoRA of several, or change the rank of one. Result: file, ranks, the kept share."""
+        return start("lora_merge", body)
+
+    def post_check(body: LoraCheckBody) -> Any:
+        """What a LoRA holds, and which of its modules find their place in a checkpoint."""
+        return start("lora_check", body)
+
+    for path, answer in (
+        ("/lora/bake", post_bake),
+        ("/lora/extract", post_extract),
+        ("/lora/merge", post_merge),
+        ("/lora/check", post_check),
     ):
         router.add_api_route(path, answer, methods=["POST"], response_model=StartedAnswer)
 

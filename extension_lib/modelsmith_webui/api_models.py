@@ -192,6 +192,57 @@ class VaeExtractBody(_Vae):
     precision: HALF | None = Field(None, description="As it is where left out.")
 
 
+class _LoraWrites(_Body):
+    output: str = Field("", description=OUTPUT)
+    overwrite: bool = Field(False, description="Replace a file of that name.")
+    dry_run: bool = Field(False, description="Only say what would be done; the answer has `plan` and no job.")
+
+
+class LoraBakeBody(_LoraWrites):
+    """LoRAs baked into a checkpoint."""
+
+    checkpoint: str = Field(description="A checkpoint by the name that the host's own list has; never a path.")
+    loras: list[LoraBody] = Field(description="The LoRAs, in this order.")
+    precision: HALF | None = Field(None, description="As it is where left out.")
+    strict: bool = Field(False, description="Stop where a module finds no place.")
+    any_architecture: bool = Field(False, description="Let the shapes alone decide what fits.")
+
+
+class _LoraMade(_LoraWrites):
+    energy: float | None = Field(None, gt=0, le=1, description="Keep this share of the sum of squares.")
+    seed: int = Field(0, description="Of the random basis.")
+    precision: HALF = Field("fp16", description="Of the LoRA.")
+    device: str = Field("cpu", description="Where singular values are found: cpu, cuda, cuda:0 or auto.")
+
+
+class LoraExtractBody(_LoraMade):
+    """A LoRA of what a tuned model has beyond the model that it came from."""
+
+    base: str = Field(description="The model that it came from, by name.")
+    tuned: str = Field(description="The tuned model, by name.")
+    rank: int = Field(32, ge=1, description="Of linear layers; the most with `energy`.")
+    conv_rank: int | None = Field(None, ge=0, description="Of larger kernels: as `rank` where left out, 0 for none.")
+    components: Literal["all", "unet", "text"] = Field("all", description="The parts to take.")
+    differences: bool = Field(False, description="Biases and norms too, as full differences.")
+    threshold: float = Field(0.0, ge=0, description="Leave out what changes less.")
+    clamp: float | None = Field(None, ge=0.5, le=1, description="Clamp factors beyond this quantile.")
+    method: Literal["auto", "exact", "random"] = Field("auto", description="How factors are found.")
+
+
+class LoraMergeBody(_LoraMade):
+    """One LoRA of several; or of one with another rank. Without `rank` and `energy` exact: the ranks add up."""
+
+    loras: list[LoraBody] = Field(description="The LoRAs with their strengths.")
+    rank: int | None = Field(None, ge=1, description="The most that a module gets.")
+
+
+class LoraCheckBody(_Body):
+    """What a LoRA holds and how it fits."""
+
+    name: str = Field(description="A LoRA by the name that the host's own list has; never a path.")
+    checkpoint: str = Field("", description="The checkpoint to put it to, by name.")
+
+
 class JobAnswer(BaseModel):
     """A job. state: queued, running, done, failed or cancelled."""
 

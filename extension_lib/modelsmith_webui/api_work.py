@@ -28,6 +28,7 @@ from modelsmith.vae.health import Measurement, check_header, measure
 from modelsmith.vae.layout import Side, VaeFile, find_vae
 from modelsmith.vae.measure import Watch
 from modelsmith.vae.report import check_json, fix_json, move_json
+from modelsmith_webui import api_lora
 from modelsmith_webui.api_checks import compare_work, verify_work
 from modelsmith_webui.api_language import spoken, word
 from modelsmith_webui.api_merge import difference_work, merge_request, plan_of, replay_request
@@ -323,4 +324,8 @@ PREPARE: Mapping[str, Callable[[Host, Find, Any], Prepared]] = {
     "vae_fix": _vae_fix,
     "vae_bake": _vae_bake,
     "vae_extract": _vae_extract,
+    "lora_bake": lambda host, find, body: Prepared(*api_lora.prepare_bake(host, find, body)),
+    "lora_extract": lambda host, find, body: Prepared(*api_lora.prepare_extract(host, find, body)),
+    "lora_merge": lambda host, find, body: Prepared(*api_lora.prepare_merge(host, find, body)),
+    "lora_check": lambda host, find, body: Prepared(*api_lora.prepare_check(host, find, body)),
 }

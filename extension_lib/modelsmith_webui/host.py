@@ -102,7 +102,8 @@ class Host(Protocol):
         ...
 
     def part_folder(self, kind: str) -> Path:
-        """Where a new VAE (``vae``) or text encoder (``text_encoder``) is written; it may not exist yet."""
+        """Where a new VAE (``vae``), text encoder (``text_encoder``) or LoRA (``lora``) is written; it may not exist
+        yet."""
         ...
 
     def data_folder(self) -> Path:

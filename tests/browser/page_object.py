@@ -17,7 +17,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-VIEWS = ("inspect", "merge", "convert", "vae", "library", "history")
+VIEWS = ("inspect", "merge", "convert", "vae", "lora", "library", "history")
 WAIT = 60_000.0  # milliseconds; a machine that runs other tests beside this one is slow
 
 

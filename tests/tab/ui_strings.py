@@ -12,7 +12,7 @@ from modelsmith import sampling_advice
 from modelsmith.merge.blocks import LAYOUTS, PLAIN, VAE_LAYOUT
 from modelsmith.merge.guard import CHOICES
 from modelsmith_webui import probing
-from modelsmith_webui.tab import block_editor, convert_words, history_page, remedies, report_page, words
+from modelsmith_webui.tab import block_editor, convert_words, history_page, lora_words, remedies, report_page, words
 from modelsmith_webui.tab.library_page import COLUMNS
 from modelsmith_webui.tab.merge_form import STOP_AT_MIX, methods
 
@@ -116,6 +116,7 @@ def table_strings() -> Iterator[str]:
     for labels in (words.OVERRIDE_PREDICTIONS.values(), words.OVERRIDE_ZTSNR.values(), words.PRECISIONS):
         yield from labels
     yield from convert_words.every_word()
+    yield from lora_words.every_word()
     yield from sampling_advice.TEXTS.values()
     yield from probing.TEXTS.values()
     yield from COLUMNS

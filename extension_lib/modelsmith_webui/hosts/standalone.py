@@ -147,7 +147,7 @@ class StandaloneHost:
         for found in sorted(self.models.iterdir()):
             if found.is_dir() and found.name.lower() in wanted:
                 return found
-        return self.models / {"vae": "VAE"}.get(kind, kind)
+        return self.models / {"vae": "VAE", "lora": "Lora"}.get(kind, kind)
 
     def data_folder(self) -> Path:
         self._data.mkdir(parents=True, exist_ok=True)

@@ -182,6 +182,9 @@ class WebuiHost:
     def part_folder(self, kind: str) -> Path:
         from modules import shared
 
+        if kind == "lora":
+            given = getattr(shared.cmd_opts, "lora_dir", None) or self._models_folder() / "Lora"
+            return next(iter(self._lora_folders()), Path(given))
         option, usual = ("vae_dir", "VAE") if kind == "vae" else ("text_encoder_dir", "text_encoder")
         return Path(getattr(shared.cmd_opts, option, None) or self._models_folder() / usual)
 

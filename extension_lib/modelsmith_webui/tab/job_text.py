@@ -35,6 +35,24 @@ def write_options(control: JobControl, tr: Texts, overwrite: bool, share: Share 
     return WriteOptions(overwrite=overwrite, progress=show, cancelled=control.cancelled)
 
 
+def done_of(control: JobControl, tr: Texts, *, size: bool = False) -> Callable[[int, int], None]:
+    """For functions that tell what is done and how much there is: as bytes with speed and time left (``size``), else
+    as a share."""
+    if size:
+        text, begun = ProgressText(tr), time.monotonic()
+
+        def show_size(done: int, total: int) -> None:
+            control.report(*text(MergeProgress(done, total, "merging", time.monotonic() - begun)))
+
+        return show_size
+
+    def show(done: int, total: int) -> None:
+        share = done / max(1, total)
+        control.report(share, f"{share:.0%}")
+
+    return show
+
+
 def watch(control: JobControl, tr: Texts) -> Watch:
     """Stages with their done part. Each stage fills the bar anew: how long they take differs too much to add up."""
 

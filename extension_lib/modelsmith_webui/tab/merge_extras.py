@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import gradio as gr
 
 from modelsmith_webui.host import Host
 from modelsmith_webui.tab.compat import unsaved
-from modelsmith_webui.tab.html import tag
+from modelsmith_webui.tab.lora_rows import rows_html
 from modelsmith_webui.tab.merge_form import AS_THE_REST, COMPONENTS, all_parameters, block_parameters, methods
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.words import PRECISIONS
@@ -77,7 +76,5 @@ class MergeExtras:
         return [gr.update(visible=name in own) for name in block_parameters()]
 
     def rows_html(self) -> str:
-        """The place where the script draws the rows, with the LoRAs that the host has now."""
-        names = [file.name for file in self.host.model_files() if file.kind == "lora"]
-        data = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
-        return tag("div", "", "ms-loras", data_names=data, data_text="modelsmith_loras")
+        """The place where the script draws the rows."""
+        return rows_html(self.host, "modelsmith_loras")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from modelsmith.errors import UsageError
 from modelsmith.merge.blocks import BlockLayout, layout_for, weights_from_list
 from modelsmith.merge.methods import MethodSpec, ParameterSpec, get_method
 from modelsmith.merge.methods.spec import METHODS
 from modelsmith.merge.mix_choices import CHOICES
-from modelsmith_webui.host import Host, ModelFile, find_file
+from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.tab.block_editor import weights_text
 from modelsmith_webui.tab.files import find_checkpoint
+from modelsmith_webui.tab.lora_rows import LoraRow, rows_text, specs_of
 from modelsmith_webui.tab.words import PRECISIONS
 
 if TYPE_CHECKING:
     from modelsmith.files.header import FileHeader
-    from modelsmith.lora.stack import LoraSpec
     from modelsmith.merge.request import BlockWeights, MergeRequest
 
 SLOTS = ("A", "B", "C")
@@ -78,41 +76,6 @@ def field_names() -> list[str]:
 def _with_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
     found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
     return {name: str(value or "") for name, value in found.items()}
-
-
-@dataclass(frozen=True)
-class LoraRow:
-    """One row of the list of LoRAs, as the page writes it."""
-
-    name: str
-    strength: float = 1.0
-    blocks: str = ""
-
-    @staticmethod
-    def parse(text: str) -> tuple[LoraRow, ...]:
-        """The rows in the page's JSON; rows without a file are left out. Raises UsageError for a wrong number."""
-        try:
-            found = cast("list[dict[str, Any]]", json.loads(text)) if text.strip() else []
-            rows = [(str(row["name"]), row.get("strength", 1.0), str(row.get("blocks") or "")) for row in found]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise UsageError("the list of LoRAs cannot be read", "Remove its rows and add them again") from None
-        return tuple(LoraRow(name, _strength(name, value), blocks) for name, value, blocks in rows if name)
-
-
-def _strength(name: str, value: object) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = float("nan")
-    if not -100 <= number <= 100:
-        raise UsageError(f"the strength of {name} is {value!r}", "Give a number, usually between -2 and 2")
-    return number
-
-
-def rows_text(rows: Iterable[LoraRow]) -> str:
-    """Rows as the page reads them."""
-    found = [{"name": row.name, "strength": row.strength, "blocks": row.blocks} for row in rows]
-    return json.dumps(found, ensure_ascii=False) if found else ""
 
 
 @dataclass(frozen=True)
@@ -204,16 +167,6 @@ class MergeForm:
         own = [parameter.id for parameter in self.spec.parameters if parameter.per_block]
         return {name: text for name in own if (text := texts.get(name, "").strip())}
 
-    def lora_specs(self, host: Host) -> tuple[LoraSpec, ...]:
-        """The LoRAs to bake in. Raises UsageError, UnknownNameError."""
-        from modelsmith.lora.stack import LoraSpec
-
-        rows = LoraRow.parse(self.loras)
-        files = [file for file in host.model_files() if file.kind == "lora"] if rows else []
-        return tuple(
-            LoraSpec(_find_lora(files, row.name).path, row.strength, row.blocks.strip() or None) for row in rows
-        )
-
     def component_dtypes(self) -> dict[str, str]:
         """Precision by component, where one was chosen."""
         chosen = {name: PRECISIONS.get(text) for name, text in self.dtypes.items() if text and text != AS_THE_REST}
@@ -259,7 +212,7 @@ class MergeForm:
             allow_prediction_mix=next((key for key, text in CHOICES.items() if text == self.mix), None),
             rules=self.of_blocks(self.rules),
             finetune=self.finetune.strip(),
-            loras=self.lora_specs(host),
+            loras=specs_of(host, self.loras),
             component_dtypes=self.component_dtypes(),
         )
 
@@ -307,9 +260,3 @@ def _weights(given: BlockWeights, layout: BlockLayout, default: float) -> str:
     derived = layout.resolve({name: named[name] for name in layout.positional if name in named}, default)
     short = {name: value for name, value in named.items() if name in layout.positional or derived[name] != value}
     return weights_text(layout, short, default, 17)  # exact, so that a replay gives the same bytes
-
-
-def _find_lora(files: list[ModelFile], name: str) -> ModelFile:
-    if not files:
-        raise UsageError(f"{name!r} is not there: the host has no LoRA files", "Put it into a folder of the host")
-    return find_file(files, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ import gradio as gr
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.convert_view import ConvertView
 from modelsmith_webui.tab.convert_words import ACTIONS, VAE_ACTIONS
+from modelsmith_webui.tab.files import PREFIXES
+from modelsmith_webui.tab.lora_view import LoraView
+from modelsmith_webui.tab.lora_words import LORA_ACTIONS
 from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.report_page import WAYS
 from modelsmith_webui.tab.vae_view import VaeView
@@ -56,10 +60,21 @@ def leads_of(report: Report, *, checkpoint: bool) -> list[str]:
         ("merge", checkpoint and report.kind in ("checkpoint", "diffusion_model")),
         ("convert", known),
         ("vae", vae and not report.recipe),
+        ("lora", report.kind == "lora"),
         ("repair", bool(told & REPAIRABLE)),
         ("prune", bool(told & PRUNABLE)),
     )
     return [way for way, leads in offered if leads]
+
+
+@dataclass(frozen=True)
+class WaysTo:
+    """The views that a report leads to."""
+
+    merge: MergeView
+    convert: ConvertView
+    vae: VaeView
+    lora: LoraView
 
 
 class ReportLinks:
@@ -73,14 +88,16 @@ class ReportLinks:
             self.repair = gr.Button(WAYS["repair"], elem_id="modelsmith_link_repair")
             self.prune = gr.Button(WAYS["prune"], elem_id="modelsmith_link_prune")
             self.vae = gr.Button(WAYS["vae"], elem_id="modelsmith_link_vae")
+            self.lora = gr.Button(WAYS["lora"], elem_id="modelsmith_link_lora")
 
-    def connect(self, file: Any, views: Any, merge: MergeView, convert: ConvertView, vae: VaeView) -> None:
+    def connect(self, file: Any, views: Any, to: WaysTo) -> None:
         """``file`` is the list of the Inspect view, ``views`` the tabs."""
-        listen(self.merge.click, self._merge, [file], [views, merge.slots.fields["a"]])
-        target = [views, convert.fields["action"], convert.fields["file"]]
+        listen(self.merge.click, self._merge, [file], [views, to.merge.slots.fields["a"]])
+        target = [views, to.convert.fields["action"], to.convert.fields["file"]]
         for button, action in ((self.convert, "convert"), (self.repair, "repair"), (self.prune, "prune")):
             listen(button.click, partial(self._convert, action), [file], target)
-        listen(self.vae.click, self._vae, [file], [views, vae.fields["action"], vae.fields["file"]])
+        listen(self.vae.click, self._vae, [file], [views, to.vae.fields["action"], to.vae.fields["file"]])
+        listen(self.lora.click, self._lora, [file], [views, to.lora.fields["action"], to.lora.fields["lora"]])
 
     @staticmethod
     def _merge(label: str | None) -> list[Any]:
@@ -93,3 +110,8 @@ class ReportLinks:
     @staticmethod
     def _vae(label: str | None) -> list[Any]:
         return [gr.update(selected="vae"), gr.update(value=VAE_ACTIONS["measure"]), gr.update(value=label)]
+
+    @staticmethod
+    def _lora(label: str | None) -> list[Any]:
+        name = (label or "").removeprefix(PREFIXES["lora"])
+        return [gr.update(selected="lora"), gr.update(value=LORA_ACTIONS["check"]), gr.update(value=name)]

@@ -214,6 +214,7 @@ WAYS: Mapping[str, str] = {
     "repair": "Repair it …",
     "prune": "Prune it …",
     "vae": "Look at its VAE …",
+    "lora": "Work with this LoRA …",
     "override": "Set it for this file",
 }
 """Where a report leads, by id; the page's script knows the ways."""

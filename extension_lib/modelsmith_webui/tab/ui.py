@@ -15,9 +15,10 @@ from modelsmith_webui.tab.history_view import HistoryView
 from modelsmith_webui.tab.html import notice, tag
 from modelsmith_webui.tab.inspect_view import InspectView
 from modelsmith_webui.tab.library_view import LibraryView
+from modelsmith_webui.tab.lora_view import LoraView
 from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.probe_view import ProbeView
-from modelsmith_webui.tab.report_links import ReportLinks
+from modelsmith_webui.tab.report_links import ReportLinks, WaysTo
 from modelsmith_webui.tab.texts import Texts, short_code
 from modelsmith_webui.tab.vae_view import VaeView
 
@@ -52,6 +53,9 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
         with gr.Tab("VAE", id="vae", elem_id="modelsmith_view_vae") as vae_tab:
             vae = VaeView(host, tr)
             vae.build()
+        with gr.Tab("LoRA", id="lora", elem_id="modelsmith_view_lora") as lora_tab:
+            lora = LoraView(host, tr)
+            lora.build()
         with gr.Tab("Library", id="library", elem_id="modelsmith_view_library") as library_tab:
             library = LibraryView(host, tr, inspect)
             library.build()
@@ -62,7 +66,8 @@ def add_views(host: Host, blocks: gr.Blocks) -> None:
     history.connect(history_tab, views, merge.filled, merge.fill)
     convert.connect(convert_tab)
     vae.connect(vae_tab)
-    links.connect(inspect.file, views, merge, convert, vae)
+    lora.connect(lora_tab)
+    links.connect(inspect.file, views, WaysTo(merge, convert, vae, lora))
     # A page that is loaded anew offers the files that are there now, not those of the start.
     listen(blocks.load, inspect.offer, [], [inspect.file])
     offers = [(inspect.offers, [inspect.file, inspect.other]), (merge.slots.offers, merge.slots.lists)]
