@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora.lora_files import load, ulp, worst_ulp, write_lora, write_model
-from lora.lora_modules import CONV, LINEAR, Made, full, lora, oft, peft
+from lora.lora_modules import CONV, LINEAR, Made, dora, full, loha, lora, oft, peft
 from lora.templates import Shapes, flux_shapes, sd1_shapes, sd2_shapes, sdxl_shapes
 from modelsmith.errors import BadFileError, Cancelled, MergeError, UsageError
 from modelsmith.lora import bake as bake_module
@@ -137,8 +137,7 @@ def test_plain_loras_stay_within_the_stated_bound(dtype: torch.dtype, tmp_path: 
     wanted = made.apply(model[key].double(), 0.75)
     plain = wanted.abs() > model[key].double().abs() / 2
     assert out[key].dtype == dtype
-    limit = 0.502 if dtype != torch.float32 else 4.0
-    assert worst_ulp(out[key][plain], wanted[plain]) <= limit
+    assert worst_ulp(out[key][plain], wanted[plain]) <= 0.502
 
 
 def test_rows_in_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +150,23 @@ def test_rows_in_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
     }
     path = write_lora(tmp_path / "a.safetensors", modules)
     whole, first = baked(tmp_path, [LoraSpec(path)])
-    monkeypatch.setattr(bake_module, "PIECE_ELEMENTS", 100)
+    monkeypatch.setattr(bake_module, "RUN", 100)
     pieces, second = baked(tmp_path, [LoraSpec(path)], overwrite=True)
     assert first.changed == second.changed == 3
-    for name in whole:
-        torch.testing.assert_close(pieces[name].float(), whole[name].float(), rtol=0, atol=2e-3)
-    assert sum(not torch.equal(pieces[name], whole[name]) for name in whole) <= 1
+    assert all(torch.equal(pieces[name], whole[name]) for name in whole)
+
+
+def test_the_number_of_threads_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "model.safetensors", SHAPES["sdxl"])
+    block = "lora_unet_input_blocks_4_1_transformer_blocks_0"
+    conv = "lora_unet_input_blocks_2_0_in_layers_2"
+    modules = {f"{block}_attn1_to_q": lora((16, 16)), f"{block}_attn1_to_k": dora((16, 16)), conv: loha((8, 8, 3, 3))}
+    path = write_lora(tmp_path / "a.safetensors", modules)
+    hashes: set[str | None] = set()
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("modelsmith.convert.write.filling_threads", lambda number=threads: number)
+        hashes.add(baked(tmp_path, [LoraSpec(path, 0.3)], overwrite=True)[1].sha256)
+    assert len(hashes) == 1
 
 
 def test_several_loras_add_up(tmp_path: Path) -> None:
@@ -177,7 +187,7 @@ def test_several_loras_add_up(tmp_path: Path) -> None:
     wanted = model[key].double()
     for one, spec in zip(made, specs, strict=True):
         wanted = one.apply(wanted, spec.strength)
-    assert worst_ulp(out[key], wanted) <= 0.51
+    assert worst_ulp(out[key], wanted) <= 0.502
     assert result.changed == 1
     from modelsmith.files.header import read_header
 
@@ -204,7 +214,7 @@ def test_block_weights_scale_by_block(tmp_path: Path) -> None:
     out, result = baked(tmp_path, [LoraSpec(path, 0.5, "IN04=0.25,M00=0")])
     for name, weight in keys.items():
         key = f"{UNET}{name}.weight"
-        assert worst_ulp(out[key], made[name].apply(model[key].double(), 0.5 * weight)) <= 0.51
+        assert worst_ulp(out[key], made[name].apply(model[key].double(), 0.5 * weight)) <= 0.502
     assert result.changed == 2
     assert torch.equal(out[f"{UNET}middle_block.1.proj_in.weight"], model[f"{UNET}middle_block.1.proj_in.weight"])
 
@@ -247,7 +257,7 @@ def test_a_transposed_text_projection(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors", {"lora_te2_text_projection": made})
     out, _ = baked(tmp_path, [LoraSpec(path)])
     key = "conditioner.embedders.1.model.text_projection"
-    assert worst_ulp(out[key], made.apply(model[key].double().T, 1.0).T) <= 0.51
+    assert worst_ulp(out[key], made.apply(model[key].double().T, 1.0).T) <= 0.502
 
 
 def test_alpha_from_diffusers_metadata(tmp_path: Path) -> None:
@@ -257,7 +267,7 @@ def test_alpha_from_diffusers_metadata(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors", {"transformer.transformer_blocks.0.attn.to_out.0": made}, note)
     out, _ = baked(tmp_path, [LoraSpec(path, 0.5)])
     key = f"{UNET}double_blocks.0.img_attn.proj.weight"
-    assert worst_ulp(out[key], made.apply(model[key].double(), 1.0)) <= 0.51
+    assert worst_ulp(out[key], made.apply(model[key].double(), 1.0)) <= 0.502
 
 
 def test_strength_zero_changes_nothing(tmp_path: Path) -> None:
@@ -279,7 +289,7 @@ def test_output_precision(label: str, tmp_path: Path) -> None:
     other = f"{UNET}out.2.weight"
     assert torch.equal(out[other], model[other].to(kind))
     key = f"{UNET}middle_block.1.proj_in.weight"
-    assert worst_ulp(out[key], made.apply(model[key].double(), 1.0)) <= (0.51 if label != "fp32" else 4)
+    assert worst_ulp(out[key], made.apply(model[key].double(), 1.0)) <= 0.502
 
 
 def test_fp8_is_rounded_once_and_saturates(tmp_path: Path) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from modelsmith.errors import Cancelled, MergeError, UsageError
-from modelsmith.files.dtypes import OUTPUT_LABELS, bytes_of, count, dtype, torch_dtype
+from modelsmith.convert.nodes import Kept, Node
+from modelsmith.devices import full_precision
+from modelsmith.errors import MergeError, UsageError
+from modelsmith.files.dtypes import OUTPUT_LABELS, count, dtype, torch_dtype
 from modelsmith.files.header import FileHeader, read_header
-from modelsmith.files.tensors import TensorSource, is_strided, open_tensors
-from modelsmith.files.writer import Chunk, Entry, StreamingWriter, WriterOptions, Written
 from modelsmith.identify.recipe_file import with_weights
 from modelsmith.lora.match import MatchReport
 from modelsmith.lora.saving import check_output
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "modelsmith_loras"
-PIECE_ELEMENTS = 8 << 20
-"""Elements that are worked on at once where a tensor can go row by row: 32 MiB in fp32."""
+RUN = 1 << 17
+"""Values that are worked on at once where a tensor can go row by row, about: 1 MiB in fp64."""
 
 _QUANTISED = (".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", "scaled_fp8")
 _STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
@@ -75,14 +75,9 @@ class BakePlan:
 
 def plan_bake(request: BakeRequest) -> BakePlan:
     """Check a bake as far as headers tell, and say what it will come to. Raises as ``bake`` does."""
-    from modelsmith.identify import identify_header
-
     header = with_weights(read_header(request.model))
     _check(request, header)
-    architecture = identify_header(header).architecture
-    with LoraStack(
-        request.loras, header, architecture=architecture, any_architecture=request.any_architecture
-    ) as stack:
+    with _stack(request, header) as stack:
         _check_strict(request, stack)
         size = sum(
             dtype(_output_type(info.dtype, request.dtype)).itemsize * count(info.shape)
@@ -98,39 +93,98 @@ def bake(
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> BakeResult:
-    """Write ``request.model`` with the LoRAs in it.
+    """Write ``request.model`` with the LoRAs in it, by several threads; the bytes do not depend on their number.
 
     progress: called with bytes done and in all. Raises BadFileError, MergeError, UsageError, NoSpaceError or Cancelled;
     the output then does not exist, or is the old one.
     """
-    from modelsmith.identify import identify_header
+    from modelsmith.convert.casts import LossBook
+    from modelsmith.convert.model import open_model
+    from modelsmith.convert.rounding import Cast
+    from modelsmith.convert.write import WriteOptions, write_model
 
     begun = time.monotonic()
-    header = with_weights(read_header(request.model))
-    _check(request, header)
-    architecture = identify_header(header).architecture
-    with (
-        LoraStack(request.loras, header, architecture=architecture, any_architecture=request.any_architecture) as stack,
-        open_tensors(header) as source,
-    ):
-        _check_strict(request, stack)
-        entries = [
-            Entry(name, _output_type(info.dtype, request.dtype), info.shape) for name, info in header.tensors.items()
-        ]
-        options = WriterOptions(overwrite=request.overwrite)
-        with StreamingWriter(request.output, entries, bake_metadata(header, stack), options) as writer:
-            _pour(writer, _pieces(entries, source, stack), progress, cancelled)
-            source.check_unchanged()
-            stack.check_unchanged()
-            written: Written = writer.finish()
+    plan_bake(request)
+    with open_model(request.model) as model, _stack(request, model.header) as stack, full_precision():
+        book = LossBook()
+        for name, node in model.tensors.items():
+            kind = _output_type(node.dtype, request.dtype)
+            if stack.touches(name):
+                model.tensors[name] = Baked(stack, node, name, kind)
+            elif kind != node.dtype:
+                model.tensors[name] = Cast(node, kind, book, name)
+        model.metadata = bake_metadata(model.header, stack)
+        options = WriteOptions(overwrite=request.overwrite, progress=progress, cancelled=cancelled)
+        written = write_model(model, request.output, book, options)
+        stack.check_unchanged()
         return BakeResult(
             written.path,
             written.sha256,
-            written.bytes,
+            written.bytes_out,
             time.monotonic() - begun,
             len(stack.keys),
             stack.reports,
         )
+
+
+def _stack(request: BakeRequest, header: FileHeader) -> LoraStack:
+    from modelsmith.identify import identify_header
+
+    architecture = identify_header(header).architecture
+    return LoraStack(request.loras, header, architecture=architecture, any_architecture=request.any_architecture)
+
+
+class Baked:
+    """A tensor with the LoRAs on it, as ``convert`` writes tensors: a node that computes what is read.
+
+    The arithmetic is in fp64 with one rounding: sums of a LoRA's products are off by their own size, and what is added
+    to may nearly cancel them. Where every row changes without regard to the others, the rows are computed in runs that
+    fit the processor's cache; else the whole tensor is, once for all who read it.
+    """
+
+    def __init__(self, stack: LoraStack, inner: Node, key: str, kind: str) -> None:
+        self.dtype = kind
+        self.shape = inner.shape
+        self._stack = stack
+        self._inner = inner
+        self._key = key
+        rows = stack.separable(key) and bool(inner.shape)
+        self._whole = None if rows else Kept(self._compute, count(inner.shape))
+
+    def read(self, first: int, elements: int) -> torch.Tensor:
+        """``elements`` values from the ``first`` on, flat, in the node's type."""
+        import torch
+
+        out = torch.empty(elements, dtype=torch_dtype(self.dtype))
+        self.read_into(first, out)
+        return out
+
+    def read_into(self, first: int, out: torch.Tensor) -> None:
+        """Put the values from the ``first`` on into a flat tensor of the node's type."""
+        if self._whole is not None:
+            out.copy_(self._whole.value()[first : first + len(out)])
+            self._whole.used(len(out))
+            return
+        row = max(1, prod(self.shape[1:]))
+        step, last = max(1, RUN // row), first + len(out)
+        for start in range(first // row, -(-last // row), step):
+            end = min(start + step, -(-last // row))
+            values = self._rows(start, end, row)
+            begin, stop = max(first, start * row), min(last, end * row)
+            out[begin - first : stop - first] = rounded(values[begin - start * row : stop - start * row], self.dtype)
+
+    def _rows(self, start: int, end: int, row: int) -> torch.Tensor:
+        import torch
+
+        values = self._inner.read(start * row, (end - start) * row).to(torch.float64)
+        rows = values.reshape(end - start, *self.shape[1:])
+        return self._stack.apply_rows(self._key, rows, start).reshape(-1)
+
+    def _compute(self) -> torch.Tensor:
+        import torch
+
+        values = self._inner.read(0, count(self.shape)).to(torch.float64).reshape(self.shape)
+        return rounded(self._stack.apply(self._key, values), self.dtype).reshape(-1)
 
 
 def _check(request: BakeRequest, header: FileHeader) -> None:
@@ -173,72 +227,6 @@ def rounded(tensor: torch.Tensor, dtype_name: str) -> torch.Tensor:
         limit = torch.finfo(kind).max
         tensor = tensor.clamp(-limit, limit)
     return tensor.to(kind)
-
-
-def changed_piece(stack: LoraStack, source: TensorSource, entry: Entry) -> Iterator[torch.Tensor]:
-    """The pieces, in order, of one tensor that LoRAs change, in the output's type."""
-    import torch
-
-    info = source.header.tensors[entry.name]
-    work = torch.float64 if info.dtype == "F64" else torch.float32
-    row = max(1, prod(entry.shape[1:]))
-    if not stack.separable(entry.name) or is_strided(info) or not entry.shape:
-        yield rounded(stack.apply(entry.name, source.load(entry.name).to(work)), entry.dtype)
-        return
-    step = max(1, PIECE_ELEMENTS // row)
-    for first in range(0, entry.shape[0], step):
-        number = min(step, entry.shape[0] - first)
-        rows = source.load_flat(entry.name, first * row, number * row).to(work).reshape(number, *entry.shape[1:])
-        yield rounded(stack.apply_rows(entry.name, rows, first), entry.dtype)
-
-
-def _copied(source: TensorSource, entry: Entry) -> Iterator[torch.Tensor]:
-    """The pieces of a tensor that only its type may change."""
-    info = source.header.tensors[entry.name]
-    if is_strided(info):
-        yield rounded(source.load(entry.name), entry.dtype)
-        return
-    for first in range(0, count(entry.shape), PIECE_ELEMENTS):
-        piece = source.load_flat(entry.name, first, min(PIECE_ELEMENTS, count(entry.shape) - first))
-        yield piece if info.dtype == entry.dtype else rounded(piece, entry.dtype)
-
-
-def _pieces(entries: Sequence[Entry], source: TensorSource, stack: LoraStack) -> Iterator[memoryview]:
-    for entry in entries:
-        if not count(entry.shape):
-            continue
-        made = changed_piece(stack, source, entry) if stack.touches(entry.name) else _copied(source, entry)
-        for piece in made:
-            yield bytes_of(piece.contiguous())
-
-
-def _pour(
-    writer: StreamingWriter,
-    pieces: Iterator[memoryview],
-    progress: Callable[[int, int], None] | None,
-    cancelled: Callable[[], bool] | None,
-) -> None:
-    """Fill the writer's chunks with the pieces, one after the other."""
-    chunk: Chunk | None = None
-    filled = total = 0
-    for piece in pieces:
-        done = 0
-        while done < len(piece):
-            if chunk is None:
-                if cancelled is not None and cancelled():
-                    raise Cancelled
-                chunk, filled = writer.acquire(), 0
-            if chunk is None:
-                raise MergeError("more values were made than the output has room for", "Report this as a bug")
-            part = min(len(chunk.view) - filled, len(piece) - done)
-            chunk.view[filled : filled + part] = piece[done : done + part]
-            filled, done = filled + part, done + part
-            if filled == len(chunk.view):
-                writer.submit(chunk)
-                chunk = None
-        total += len(piece)
-        if progress is not None:
-            progress(total, writer.data_bytes)
 
 
 def file_sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelsmith.errors import BadFileError
+from modelsmith.files.dtypes import count
 from modelsmith.files.tensors import TensorSource
 from modelsmith.lora import deltas
 from modelsmith.lora.parse import LoraFile, LoraModule
@@ -63,6 +64,22 @@ class Reader:
             factor = 1.0
         scalar = self.number("scalar")
         return factor if scalar is None else factor * scalar
+
+
+class KeptReader(Reader):
+    """A reader that keeps what it has read, for modules that are asked for row by row; what it gives is not to be
+    changed. Safe for several threads. bytes: of all tensors of the module, as they are kept."""
+
+    def __init__(self, file: LoraFile, source: TensorSource, module: LoraModule, dtype: torch.dtype) -> None:
+        super().__init__(file, source, module, dtype)
+        self._kept: dict[str, torch.Tensor] = {}
+        self.bytes = dtype.itemsize * sum(count(file.info(module, role).shape) for role in module.tensors)
+
+    def load(self, role: str) -> torch.Tensor:
+        found = self._kept.get(role)
+        if found is None:
+            found = self._kept[role] = super().load(role)
+        return found
 
 
 def by_rows(module: LoraModule) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from modelsmith.files.header import FileHeader
 from modelsmith.files.tensors import TensorSource, open_tensors
 from modelsmith.lora.blocks import BlockWeights, block_weights
 from modelsmith.lora.match import Match, MatchReport, match_lora
-from modelsmith.lora.modules import Reader, add_bias, add_rows, by_rows, updated
+from modelsmith.lora.modules import KeptReader, Reader, add_bias, add_rows, by_rows, updated
 from modelsmith.lora.parse import LoraFile, read_lora
 from modelsmith.lora.targets import TargetIndex
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class LoraStack:
             for match in report.matches:
                 self._add(number, match, spec.strength, weights)
         self._sources: list[TensorSource] = []
+        self._guard = threading.Lock()
+        self._kept: OrderedDict[tuple[int, str, torch.dtype], KeptReader] = OrderedDict()
+        self._kept_bytes = 0
         try:
             for file in self.files:
                 self._sources.append(open_tensors(file.header))
@@ -146,7 +153,7 @@ class LoraStack:
         return tensor
 
     def _add_rows(self, step: _Step, window: torch.Tensor, first: int) -> None:
-        reader = self._reader(step, window)
+        reader = self._kept_reader(step, window)
         if step.bias:
             add_bias(reader, window, step.strength, first)
         else:
@@ -162,6 +169,21 @@ class LoraStack:
 
     def _reader(self, step: _Step, like: torch.Tensor) -> Reader:
         return Reader(self.files[step.file], self._sources[step.file], step.match.module, like.dtype)
+
+    def _kept_reader(self, step: _Step, like: torch.Tensor) -> KeptReader:
+        """A module is asked for once for every run of rows, by several threads: the last ones read are kept."""
+        key = (step.file, step.match.module.name, like.dtype)
+        with self._guard:
+            found = self._kept.get(key)
+            if found is None:
+                module = step.match.module
+                found = KeptReader(self.files[step.file], self._sources[step.file], module, like.dtype)
+                self._kept[key] = found
+                self._kept_bytes += found.bytes
+                while len(self._kept) > 1 and self._kept_bytes > _KEPT_BYTES:
+                    self._kept_bytes -= self._kept.popitem(last=False)[1].bytes
+            self._kept.move_to_end(key)
+            return found
 
     def check_unchanged(self) -> None:
         """Raise BadFileError where one of the LoRA files changed since it was opened."""
