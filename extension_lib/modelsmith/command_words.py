@@ -136,6 +136,9 @@ JAPANESE: Mapping[str, str] = {
     "merge across prediction types, marked as TYPE": "予測タイプの違うモデルをマージし、結果を TYPE とします",
     "write the recipe as JSON too": "レシピを JSON でも書き出します",
     "cpu, cuda, cuda:0 or auto (default: cpu)": "cpu、cuda、cuda:0、auto のいずれか（既定: cpu）",
+    "cpu, cuda, cuda:0 or auto (default: as the recipe says, the CPU where no GPU is here)": (
+        "cpu、cuda、cuda:0、auto のいずれか（既定: レシピの通り。GPU がなければ CPU）"
+    ),
     "{} ({} bytes, {} s)": "{}（{} バイト、{} 秒）",
     "measuring": "測定中",
     "repeat a merge from its recipe": "レシピからマージをやり直します",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 import threading
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelsmith.errors import UsageError
@@ -42,6 +46,36 @@ def gpu_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def sees_gpu() -> bool:
+    """Whether torch sees a GPU. Importing it takes seconds, so that is done only where the system has a driver."""
+    if "torch" not in sys.modules and not _has_driver():
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _has_driver() -> bool:
+    """Whether something of NVIDIA's or AMD's is there that a GPU is reached through."""
+    windows = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
+    places = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", windows / "nvcuda.dll")
+    return shutil.which("nvidia-smi") is not None or any(Path(place).exists() for place in places)
+
+
+def gpu_like(name: str) -> str:
+    """What to ask ``find_gpu`` for to compute anew what a GPU of that name computed.
+
+    A GPU of that name, else any, else the CPU.
+    """
+    import torch
+
+    numbers = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    same = (f"cuda:{number}" for number in numbers if gpu_name(torch.device("cuda", number)) == name)
+    return next(same, "cuda" if numbers else "cpu")
 
 
 class _Precision:

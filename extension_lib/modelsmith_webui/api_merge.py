@@ -45,6 +45,7 @@ def merge_request(host: Host, find: Find, body: Any, *, writes: bool = True) -> 
         finetune=body.finetune,
         loras=tuple(loras),
         component_dtypes=body.component_precision,
+        device=body.device or "cpu",
     )
     plan_merge(request, writes=writes)
     return request
@@ -57,6 +58,7 @@ def plan_json(plan: MergePlan) -> dict[str, Any]:
         "bytes_out": plan.output_bytes,
         "free_bytes": plan.free_bytes,
         "summary": spoken(plan.summary),
+        "gpu": plan.parts.device or None,
         "prediction": {"type": plan.verdict.type, "zero_terminal_snr": plan.verdict.ztsnr},
         "notices": notices_json(plan.notices),
     }
@@ -83,9 +85,15 @@ def recipe_of_body(host: Host, find: Find, body: Any) -> RecipeCheckpoint:
 
 def replay_request(host: Host, find: Find, body: Any) -> MergeRequest:
     """The merge of a recipe, checked. Raises the library's errors."""
-    request = request_again(host, recipe_of_body(host, find, body), body.output, overwrite=body.overwrite)
+    request = _request_again(host, find, body)
     plan_merge(request)
     return request
+
+
+def _request_again(host: Host, find: Find, body: Any) -> MergeRequest:
+    """The merge of the recipe that a body names, on the device that it names."""
+    request = request_again(host, recipe_of_body(host, find, body), body.output, overwrite=body.overwrite)
+    return replace(request, device=body.device) if body.device else request
 
 
 def difference_work(host: Host, find: Find, body: Any) -> Callable[[JobControl], dict[str, Any]]:
@@ -107,5 +115,5 @@ def recipe_request(host: Host, find: Find, body: Any) -> MergeRequest:
     """The merge that a recipe checkpoint is to be made of. Raises the library's errors."""
     if body.models:
         return merge_request(host, find, body, writes=False)
-    request = request_again(host, recipe_of_body(host, find, body), body.output, overwrite=body.overwrite)
+    request = _request_again(host, find, body)
     return replace(request, title=request.output.name) if body.output else request

@@ -9,6 +9,11 @@ from pydantic import BaseModel, Field
 NAME = "A model file by the name, title or file name that the host's own list has; never a path."
 OUTPUT = "Name of the new file, without a folder; made from the model's where it is left out."
 FAMILY = Literal["sd", "sdxl", "x4-upscaler", "sd3", "flux1", "flux2"]
+DEVICE = (
+    "Where it is computed: cpu, cuda, cuda:0 or auto (a GPU, where there is one, for methods that work on whole"
+    " tensors). A GPU may round the last bits otherwise than the CPU."
+)
+RECIPES_DEVICE = "As for a merge; where a recipe is given and this is left out, as the recipe says."
 HALF = Literal["fp32", "bf16", "fp16"]
 
 
@@ -103,6 +108,7 @@ class MergeBody(_Body):
     )
     output: str = Field(description="Name of the new file, without a folder.")
     precision: str | None = Field(None, description="fp32, fp16, bf16, fp8_…; as model A where it is left out.")
+    device: str = Field("cpu", description=DEVICE)
     allow_prediction_mix: str | None = Field(None, description="Needed to mix prediction types; see the error.")
     overwrite: bool = Field(False, description="Replace a file of that name.")
     dry_run: bool = Field(False, description="Only say what would be done; the answer has `plan` and no job.")
@@ -118,6 +124,7 @@ class ReplayBody(_Recipe):
     """A recipe made into a file."""
 
     output: str = Field("", description="Name of the new file, without a folder; the recipe's where it is left out.")
+    device: str = Field("", description=RECIPES_DEVICE)
     overwrite: bool = Field(False, description="Replace a file of that name.")
     dry_run: bool = Field(False, description="Only say what would be done; the answer has `plan` and no job.")
 
@@ -127,6 +134,7 @@ class RecipeBody(MergeBody, _Recipe):
 
     models: list[str] = Field(default_factory=list, description="Checkpoints A, B, C … by name; empty with a recipe.")
     output: str = Field("", description="Name of the recipe checkpoint, without a folder.")
+    device: str = Field("", description=RECIPES_DEVICE)
 
 
 class DifferenceBody(_Body):

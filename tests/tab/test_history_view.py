@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import Entry, history_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.result_hashes import result_hashes_of
+from modelsmith_webui.tab.history_page import entry_html
 from modelsmith_webui.tab.history_view import HistoryView
 from modelsmith_webui.tab.texts import Texts
 
@@ -55,6 +57,14 @@ def wait(host: StandaloneHost) -> None:
 
 def act(view: HistoryView, name: str, entry: Entry) -> list[Any]:
     return view.act(json.dumps({"act": name, "id": entry.id}))
+
+
+def test_an_entry_says_which_gpu_computed_it(host: StandaloneHost, view: HistoryView) -> None:
+    plain = merge(host)
+    assert "Computed on" not in act(view, "show", plain)[2]
+    there = replace(plain, recipe={**plain.recipe, "device": "GeForce <RTX>"})
+    shown = entry_html(there, Texts(host.language))
+    assert "Computed on" in shown and "GeForce &lt;RTX&gt;" in shown
 
 
 def test_an_entry_in_full(host: StandaloneHost, view: HistoryView) -> None:

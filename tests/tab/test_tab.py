@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,11 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from makers import write_header_only
+from modelsmith import devices
 from modelsmith.decision import Override
 from modelsmith.merge.blocks import LAYOUTS
 from modelsmith.merge.engine import run_merge
 from modelsmith.merge.guard import CHOICES, notice
 from modelsmith.merge.plan import plan_merge
+from modelsmith.merge.request import MergeResult
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.history import history_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
@@ -39,6 +42,7 @@ from modelsmith_webui.tab.merge_view import MergeView
 from modelsmith_webui.tab.plan_page import notice_html, plainly
 from modelsmith_webui.tab.texts import Texts
 from modelsmith_webui.tab.ui import build_part, build_tab
+from pretend_gpu import NAME, no_gpu, pretend_gpus
 
 CONTAINERS = {"column", "row", "form", "group", "box"}
 DEMO_A, DEMO_B = "modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors"
@@ -236,6 +240,44 @@ def test_the_plan_says_what_will_be_made(host: StandaloneHost) -> None:
     assert mix["visible"] is False
 
 
+def test_a_gpu_is_offered_where_torch_sees_one(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_gpu(monkeypatch)
+    box = merge_view(host).own["use_gpu"]
+    assert box.elem_id == "modelsmith_use_gpu" and box.visible is False and box.value is False
+    assert MergeView.offer_gpu()["visible"] is False
+    pretend_gpus(monkeypatch)
+    assert MergeView.offer_gpu()["visible"] is True
+    # Where torch is not there yet, a driver is looked for first: importing it would take seconds.
+    monkeypatch.setattr(devices, "_has_driver", lambda: False)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert MergeView.offer_gpu()["visible"] is False
+
+
+def test_the_gpu_is_asked_for_named_and_kept_in_remedies_and_recipes(
+    host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(monkeypatch)
+    view, fields = merge_view(host), values(use_gpu=True, method="Slerp", name="modelsmith-demo-a")
+    form = MergeForm.from_values(fields)
+    assert form.request(host).device == "auto" and MergeForm.from_values(form.values()) == form
+    assert MergeForm.from_values(values()).request(host).device == "cpu"
+    filled = dict(zip(field_names(), view.take_remedy('{"remedy": "another"}', *fields), strict=False))
+    assert filled["use_gpu"]["value"] is True
+    plan, _ = view.show_plan("", *values(use_gpu=True, method="Slerp"))
+    assert "Computed on" in plan and NAME in plan
+    for others in ({"method": "Slerp"}, {"use_gpu": True}):
+        assert NAME not in view.show_plan("", *values(**others))[0]
+    made = view.write_recipe("", *values(use_gpu=True, method="Slerp", name="kept"))
+    assert "kept.recipe.safetensors" in made[-1]
+    (entry,) = history_of(host).entries()
+    assert entry.recipe["device"] == NAME
+    request = request_again(host, open_recipe(host.models / "kept.recipe.safetensors"), "")
+    assert MergeForm.from_request(request, host).use_gpu and request.device == "cuda:0"
+    no_gpu(monkeypatch)
+    request = request_again(host, open_recipe(host.models / "kept.recipe.safetensors"), "")
+    assert not MergeForm.from_request(request, host).use_gpu
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -306,6 +348,12 @@ def test_the_expected_time_is_the_measured_one(host: StandaloneHost, monkeypatch
     known = json.loads((host.data_folder() / speed.FILE_NAME).read_text())
     assert set(known) == {"weighted_sum"} and known["weighted_sum"] > 0
     assert "Ready in about" in view.show_plan("", *values(name="two"))[0]
+    pretend_gpus(monkeypatch)
+    here, there = (
+        plan_merge(MergeForm.from_values(values(method="Slerp", use_gpu=used)).request(host)) for used in (False, True)
+    )
+    view.speed.learn(there, MergeResult(here.request.output, None, 2.0, 2 * there.output_bytes, (), ""))
+    assert view.speed.expected_seconds(there) == pytest.approx(1.0) and view.speed.expected_seconds(here) is None
 
 
 def test_presets_of_ones_own_are_kept(host: StandaloneHost) -> None:

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from modelsmith_webui import api
 from modelsmith_webui.background import queue_of
 from modelsmith_webui.hosts.standalone import StandaloneHost
+from pretend_gpu import NAME, computes_on, no_gpu, pretend_gpus
 
 V1 = "/modelsmith/v1"
 A, B = "modelsmith-demo-a.safetensors", "modelsmith-demo-b.safetensors"
@@ -121,16 +122,66 @@ def test_a_plan_and_a_difference(client: TestClient, host: StandaloneHost) -> No
         ("recipe/replay", {"recipe": {"version": 99, "method": "weighted_sum"}, "output": "x"}, 422, "99"),
         ("difference", {"a": A, "b": "../../etc/passwd"}, 404, "unknown model file"),
         ("merge", body(loras=[{"name": "/etc/passwd"}]), 404, "unknown model file"),
+        ("merge", body(device="gpu"), 422, "Choose cpu, cuda, cuda:0 or auto"),
+        ("merge", body(device="cuda", dry_run=True), 422, "there is no GPU 'cuda'"),
+        ("recipe", body(device="cuda:3"), 422, "there is no GPU 'cuda:3'"),
     ],
 )
 def test_bad_requests_are_refused(
-    client: TestClient, host: StandaloneHost, route: str, sent: dict[str, Any], status: int, told: str
+    client: TestClient,
+    host: StandaloneHost,
+    monkeypatch: pytest.MonkeyPatch,
+    route: str,
+    sent: dict[str, Any],
+    status: int,
+    told: str,
 ) -> None:
+    no_gpu(monkeypatch)
     before = sorted(host.models.iterdir())
     answer = client.post(f"{V1}/{route}", json=sent)
     assert answer.status_code == status, answer.text
     assert told in answer.text
     assert sorted(host.models.iterdir()) == before
+
+
+def test_a_device_is_asked_for_and_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_of(**more: Any) -> dict[str, Any]:
+        return client.post(f"{V1}/merge", json=body(dry_run=True, **more)).json()["plan"]
+
+    no_gpu(monkeypatch)
+    assert plan_of()["gpu"] is None and plan_of(device="auto", method="slerp")["gpu"] is None
+    answer = client.post(f"{V1}/merge", json=body(device="cuda"), headers={"Accept-Language": "ja"})
+    assert answer.status_code == 422 and "GPU 'cuda' は" in answer.json()["detail"]["error"]
+    pretend_gpus(monkeypatch, "First", "Second")
+    assert plan_of()["gpu"] is None and plan_of(device="auto")["gpu"] is None
+    assert plan_of(device="auto", method="slerp")["gpu"] == "First" and plan_of(device="cuda:1")["gpu"] == "Second"
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["MergeBody"]["properties"]["device"]["default"] == "cpu"
+    for name in ("ReplayBody", "RecipeBody"):
+        assert "as the recipe says" in schemas[name]["properties"]["device"]["description"]
+
+
+def test_recipes_go_by_what_they_say_unless_a_device_is_named(
+    client: TestClient, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    computes_on(monkeypatch, torch.device("cpu"))
+    asked = body(method="slerp", device="auto")
+    made = client.post(f"{V1}/recipe", json=asked).json()
+    plain = client.post(f"{V1}/recipe", json=body(method="slerp", output="plain")).json()
+    assert made["digest"] != plain["digest"]
+    recipe = client.get(f"{V1}/recipe", params={"name": made["output"]}).json()["recipe"]
+    assert recipe["device"] == NAME
+    direct = done(client, client.post(f"{V1}/merge", json=asked))
+    again = {"name": made["output"], "output": "again", "overwrite": True}
+    done(client, client.post(f"{V1}/recipe/replay", json=again))
+    assert (host.models / "again.safetensors").read_bytes() == (host.models / direct["output"]).read_bytes()
+    told = done(client, client.post(f"{V1}/recipe/replay", json={**again, "device": "cpu"}))["notices"]
+    assert [one["id"] for one in told] == ["recipe-device"] and NAME in told[0]["text"]
+    no_gpu(monkeypatch)
+    plan = client.post(f"{V1}/recipe/replay", json={**again, "dry_run": True}).json()["plan"]
+    assert [one["id"] for one in plan["notices"]] == ["recipe-device"] and plan["gpu"] is None
 
 
 def test_every_route_is_described(client: TestClient) -> None:

@@ -23,6 +23,7 @@ from modelsmith.merge.request import MergeRequest
 from modelsmith_webui import recipe_loading, settings
 from modelsmith_webui.hosts.standalone import StandaloneHost
 from modelsmith_webui.recipe_loading import RecipeLoading, is_recipe
+from pretend_gpu import NAME, computes_on, no_gpu
 from webui.demos import DEMOS
 
 
@@ -33,9 +34,9 @@ def host(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> StandaloneHost:
     return StandaloneHost(demo_folder)
 
 
-def recipe(host: StandaloneHost, alpha: float = 0.25) -> str:
+def recipe(host: StandaloneHost, alpha: float = 0.25, device: str = "cpu") -> str:
     models = tuple(host.models / name for name in DEMOS)
-    request = MergeRequest(models, "weighted_sum", host.models / "mix.safetensors", {"alpha": alpha})
+    request = MergeRequest(models, "weighted_sum", host.models / "mix.safetensors", {"alpha": alpha}, device=device)
     plan = plan_merge(request, writes=False)
     return str(write_recipe_checkpoint(plan, host.models / "mix.recipe.safetensors", overwrite=True).path)
 
@@ -148,6 +149,19 @@ def test_a1111_is_given_the_merged_weights(host: StandaloneHost, a1111: Any) -> 
     assert {name: value for name, value in vars(a1111).items() if callable(value)} == {
         name: value for name, value in originals.items() if callable(value)
     }
+
+
+def test_a_recipe_of_a_gpu_is_merged_where_there_is_none_and_that_is_logged(
+    host: StandaloneHost, a1111: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    computes_on(monkeypatch, torch.device("cpu"))
+    loading, path = RecipeLoading(host), recipe(host, device="cuda")
+    loading.install()
+    a1111.reload_model_weights(None, info(path))
+    assert NAME not in caplog.text
+    no_gpu(monkeypatch)
+    found = RecipeLoading(host).tensors(path)
+    assert same(found, wanted(host)) and f"computed on {NAME}; here the CPU" in caplog.text
 
 
 def test_a1111_loads_again_when_the_recipe_under_the_name_changed(host: StandaloneHost, a1111: Any) -> None:

@@ -1,7 +1,7 @@
 """Keeps what a merge has computed, tensor by tensor, so that the next one computes only what its request changed.
 
 A tensor is known by everything that its values come from: the inputs' files as they are on disk, the tensors of them
-that take part, the method and its parameters for this tensor, the type that is asked for.
+that take part, the method and its parameters for this tensor, the type that is asked for, the GPU where one computes.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class JobKeys:
     def __init__(self, plan: MergePlan) -> None:
         request = plan.request
         stamps = [sorted((str(path), repr(stamp)) for path, stamp in one.stamps.items()) for one in plan.inputs]
-        self._shared = repr((request.method, stamps, request.finetune))
+        self._shared = repr((request.method, stamps, request.finetune, plan.parts.device))
         self._loras = repr([(spec, FileStamp.of(spec.path)) for spec in request.loras])
 
     def of(self, job: TensorJob) -> str | None:

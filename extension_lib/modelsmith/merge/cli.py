@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             shown.set_description(words("measuring") if progress.stage == "measuring" else None, refresh=False)
             shown.update(progress.done_bytes - shown.n)
 
-        result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads, device=arguments.device))
+        result = run_merge(plan, show, options=EngineOptions(threads=arguments.threads))
         shown.update((shown.total or 0) - shown.n)
     write_notices(result.notices[len(plan.notices) :])
     write_result(result)
@@ -180,6 +180,7 @@ def _request(arguments: argparse.Namespace) -> MergeRequest:
         component_dtypes=_texts(arguments.component_dtype, "--component-dtype vae=fp32"),
         rules=rules,
         finetune=arguments.finetune,
+        device=arguments.device,
     )
 
 

@@ -47,13 +47,13 @@ def pinned_buffer(size: int, device: torch.device | None) -> memoryview:
 
 
 class DeviceWork:
-    """Runs a method on one device for one thread."""
+    """Runs a method on one device for one thread. lacked_memory: whether the CPU had to compute some of it."""
 
     def __init__(self, device: torch.device, function: Callable[..., Any]) -> None:
         self.device = device
         self._function = function
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._told = False
+        self.lacked_memory = False
         self._staging: dict[torch.dtype, Tensor] = {}
 
     def elements(
@@ -103,8 +103,8 @@ class DeviceWork:
         self._wait()
         if self._stream is not None:
             torch.cuda.empty_cache()
-        if not self._told:
-            self._told = True
+        if not self.lacked_memory:
+            self.lacked_memory = True
             _LOG.warning("%s has too little free memory for some tensors; they are merged on the CPU", self.device)
 
     def _up(self, operand: Tensor, kind: torch.dtype) -> Tensor:

@@ -25,7 +25,7 @@ from modelsmith.files.dtypes import dtype, torch_dtype
 from modelsmith.files.tensors import RangeFile
 from modelsmith.files.writer import Chunk, StreamingWriter, WriterOptions, filling_threads
 from modelsmith.lora.stack import LoraStack
-from modelsmith.merge.device import choose_device, pinned_buffer
+from modelsmith.merge.device import pinned_buffer
 from modelsmith.merge.guard import Notice, notice
 from modelsmith.merge.kernels import Kernel, all_finite, copy_values, keep_memory
 from modelsmith.merge.pieces import Pieces, Shared
@@ -55,7 +55,6 @@ def run_merge(
     started = time.monotonic()
     options = options or EngineOptions()
     plan = settled(plan, Watch(progress, cancelled, options.threads))
-    device = choose_device(options.device, plan.method)
     known = plan.hashes()
     streamed = UNKNOWN_HASH in known
     keep_memory()
@@ -69,7 +68,7 @@ def run_merge(
         hashes = _input_hashes(plan, sources, known)
         entries = [job.entry for job in plan.jobs]
         writer = stack.enter_context(StreamingWriter(plan.request.output, entries, plan.metadata(known), writing))
-        run = _Run(plan, sources, _lora(plan, stack), writer, hashes, device, plan.request.output.parent)
+        run = _Run(plan, sources, _lora(plan, stack), writer, hashes, plan.request.output.parent)
         _work(run, threads, _Reporter(progress, cancelled, writer.data_bytes, started))
         metadata = plan.metadata(_final_hashes(sources, known, hashes))
         run.check_unchanged()
@@ -204,7 +203,6 @@ class _Run:
     lora: LoraStack | None
     writer: Sink
     hashes: dict[RangeFile, InputHash]
-    device: torch.device | None = None
     folder: Path | None = None
     errors: list[BaseException] = field(default_factory=list[BaseException])
     done: int = 0
@@ -289,14 +287,16 @@ def _worker(run: _Run, ready: threading.Barrier) -> None:
     torch.get_num_threads()  # a thread's first question settles its number; later changes elsewhere leave it alone
     ready.wait()
     try:
-        kernel = Kernel(run.plan.method, run.device)
-        reader = ChunkReader(run.sources, run.hashes, partial(pinned_buffer, device=run.device))
+        kernel = Kernel(run.plan.method, run.plan.device)
+        reader = ChunkReader(run.sources, run.hashes, partial(pinned_buffer, device=run.plan.device))
         while (chunk := run.writer.acquire()) is not None:
             _fill(run, kernel, reader, chunk)
             length = len(chunk.view)
             run.writer.submit(chunk)
             with run.guard:
                 run.done += length
+        if kernel.lacked_memory:
+            run.note("", "", notice("warning", "device-memory", device=run.plan.parts.device))
     except (ModelsmithError, OSError, RuntimeError, MemoryError, ValueError, TypeError, KeyError) as error:
         run.stop(error)
 

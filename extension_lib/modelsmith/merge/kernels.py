@@ -89,6 +89,11 @@ class Kernel:
         """Whether it computes elsewhere than on the CPU."""
         return self._device is not None
 
+    @property
+    def lacked_memory(self) -> bool:
+        """Whether the device had too little memory for something, which was computed on the CPU."""
+        return self._device is not None and self._device.lacked_memory
+
     def _buffer(self, slot: int, kind: torch.dtype, size: int) -> Tensor:
         found = self._scratch.get((slot, kind))
         if found is None:

@@ -30,6 +30,7 @@ TERMS: Mapping[str, Pair] = {
     "textual_inversion": ("a textual inversion embedding", "Textual Inversion の埋め込み"),
     "hypernetwork": ("a hypernetwork", "ハイパーネットワーク"),
     "unknown-architecture": ("of unknown architecture", "不明な構造"),
+    "cpu": ("the CPU", "CPU"),
 }
 """Words that fill a sentence, where they differ between languages."""
 
@@ -145,10 +146,20 @@ NOTICES: Mapping[str, Pair] = {
         "{file}: tensor {tensor!r} was damaged and has been repaired (0, 1, 2 …)",
         "{file}: 壊れていたテンソル {tensor!r} を直しました(0, 1, 2 …)",
     ),
+    "device-memory": (
+        "{device} had too little free memory for some tensors, which the CPU computed; made again, the last bits may "
+        "differ",
+        "{device} の空きメモリが足りず、一部のテンソルは CPU で計算しました。作り直すと末尾のビットが変わることが"
+        "あります",
+    ),
     # ---- recipes
     "recipe-version": (
         "The recipe was made by Modelsmith {then}, this is {now}: the bytes may differ",
         "このレシピは Modelsmith {then} で作られ、現在は {now} です。バイト単位では一致しないことがあります",
+    ),
+    "recipe-device": (
+        "What the recipe tells was computed on {then}; here {now} computes it, so the last bits may differ",
+        "このレシピの結果は {then} で計算されました。ここでは {now} で計算するため、末尾のビットが異なることがあります",
     ),
     "recipe-lost": (
         "The recipe says {what}, which cannot be expressed here",
@@ -402,6 +413,18 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
         (
             "It was made by another version or edited later; get the file itself",
             "別のバージョンで作られたか、後で編集されています。元のファイルを入手してください",
+        ),
+    ),
+    "recipe-rebuilt-device": (
+        (
+            "{name!r} was rebuilt from its recipe, but its SHA-256 is {found} and not {wanted}: it was computed on "
+            "{then}, and here on {now}, which may give other last bits",
+            "{name!r} をレシピから作り直しましたが、SHA-256 が {wanted} ではなく {found} になりました。元のファイルは "
+            "{then} で、ここでは {now} で計算されたため、末尾のビットが異なることがあります",
+        ),
+        (
+            "Get the file itself, or rebuild it where such a GPU is",
+            "元のファイルを入手するか、同じ GPU のある環境で作り直してください",
         ),
     ),
     "recipe-method": (

@@ -6,8 +6,9 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from modelsmith.devices import gpu_name
 from modelsmith.errors import MergeError, UsageError
 from modelsmith.files.dtypes import count, dtype
 from modelsmith.files.header import TensorInfo
@@ -26,6 +27,9 @@ from modelsmith.merge.precision import PRECISIONS, OutputTypes, check_precisions
 from modelsmith.merge.recipe import UNKNOWN_HASH, RecipeParts, build_metadata
 from modelsmith.merge.request import BlockWeights, MergeRequest
 from modelsmith.merge.rules import RuledValues, apply_rules
+
+if TYPE_CHECKING:
+    import torch
 
 Action = Literal["copy", "elements", "whole", "widen", "position_ids", "scale", "empty"]
 
@@ -78,7 +82,7 @@ class MergePlan:
     """A merge that was checked and can be run.
 
     notices: what the user should know before starting. output_bytes: size of the new file. free_bytes: room in its
-    folder. summary: one line that says what will be done.
+    folder. summary: one line that says what will be done. device: the GPU that computes it; None is the CPU.
     """
 
     request: MergeRequest
@@ -91,6 +95,7 @@ class MergePlan:
     output_bytes: int
     free_bytes: int
     summary: str
+    device: torch.device | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -108,7 +113,7 @@ class MergePlan:
 
 
 def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
-    """Check a merge and plan it, reading headers only.
+    """Check a merge and plan it, reading headers only. torch is imported where a GPU is asked for, else not.
 
     writes: False for a merge into memory, which needs neither the output's folder nor room in it.
     Raises UsageError, UnknownNameError, BadFileError, MergeError (PredictionMixError among them) and NoSpaceError;
@@ -118,6 +123,7 @@ def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
     method.check_models(len(request.models))
     if writes:
         _check_output(request)
+    device = _device(request, method)
     inputs = open_inputs(request.models, request.names)
     layout = layout_for(inputs[0].report.architecture, inputs[0].header.tensors)
     parameters = method.fill(request.parameters)
@@ -130,7 +136,8 @@ def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
     verdict = judge(judged, method.effect, weights, request.allow_prediction_mix)
     builder = _Builder(_Setup(request, method, inputs, layout, parameters, blocks, verdict, ruled))
     jobs = builder.build()
-    parts = RecipeParts(request, inputs, verdict, parameters, builder.given, layout.id, builder.widened)
+    computed_on = gpu_name(device) if device is not None else ""
+    parts = RecipeParts(request, inputs, verdict, parameters, builder.given, layout.id, builder.widened, computed_on)
     metadata = build_metadata(parts, [UNKNOWN_HASH] * len(inputs))
     size = len(build_header([job.entry for job in jobs], metadata)) + sum(job.entry.nbytes for job in jobs)
     if writes:
@@ -142,11 +149,27 @@ def plan_merge(request: MergeRequest, *, writes: bool = True) -> MergePlan:
         layout,
         jobs,
         parts,
-        (*verdict.notices, *ruled.notices, *builder.notices),
+        (*verdict.notices, *ruled.notices, *builder.notices, *_other_device(parts)),
         size,
         free_bytes(request.output.parent) if writes else 0,
-        _summary(method, inputs, parameters, blocks),
+        _summary(parts, method, blocks),
+        device,
     )
+
+
+def _device(request: MergeRequest, method: MethodSpec) -> torch.device | None:
+    """The GPU that computes the merge; None is the CPU. Raises UsageError for a device that is unknown or absent."""
+    if request.device == "cpu":
+        return None
+    from modelsmith.merge.device import choose_device
+
+    return choose_device(request.device, method)
+
+
+def _other_device(parts: RecipeParts) -> list[Notice]:
+    """That what is repeated was computed on a GPU that does not compute it now."""
+    then, now = parts.request.computed_on, parts.device
+    return [notice("warning", "recipe-device", then=then, now=now or "@cpu")] if then and then != now else []
 
 
 def _check_output(request: MergeRequest) -> None:
@@ -207,18 +230,17 @@ def _guard_weights(
     return Weights(layout, {block: max((row[block] for row in rows), key=abs) for block in layout.ids})
 
 
-def _summary(
-    method: MethodSpec, inputs: Sequence[MergeInput], parameters: Mapping[str, float], blocks: Resolved
-) -> str:
-    models = ", ".join(f"{one.letter} = {one.name}" for one in inputs)
+def _summary(parts: RecipeParts, method: MethodSpec, blocks: Resolved) -> str:
+    models = ", ".join(f"{one.letter} = {one.name}" for one in parts.inputs)
     own = {name: set(weights.values()) for name, weights in blocks.items()}
     values = ", ".join(
         f"{name} {next(iter(own.get(name, {value}))):g}"
-        for name, value in parameters.items()
+        for name, value in parts.parameters.items()
         if len(own.get(name, {value})) == 1
     )
     varied = ", ".join(f"{name} by block" for name, weights in own.items() if len(weights) > 1)
-    return f"{method.label}: {method.formula}; {models}; " + ", ".join(part for part in (values, varied) if part)
+    told = f"{method.label}: {method.formula}; {models}; " + ", ".join(part for part in (values, varied) if part)
+    return f"{told}; computed on {parts.device}" if parts.device else told
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ _A1111_NAMES = {"weighted_sum": "Weighted sum", "add_difference": "Add differenc
 
 @dataclass(frozen=True)
 class RecipeParts:
-    """All that the recipe tells: the request, its inputs, the prediction verdict and the weights as resolved."""
+    """All that the recipe tells: the request, its inputs, the prediction verdict and the weights as resolved.
+
+    device: what the GPU is called that computes it; empty on the CPU.
+    """
 
     request: MergeRequest
     inputs: tuple[MergeInput, ...]
@@ -41,6 +44,7 @@ class RecipeParts:
     blocks: Mapping[str, Mapping[str, float]]
     layout: str
     widened: bool
+    device: str = ""
 
 
 def legacy_hash(path: Path) -> str:
@@ -92,7 +96,7 @@ def modelspec(parts: RecipeParts) -> dict[str, str]:
 
 
 def own_recipe(parts: RecipeParts, hashes: Sequence[str]) -> dict[str, Any]:
-    """Our own recipe, from which the merge can be repeated byte for byte."""
+    """Our own recipe, from which the merge can be repeated byte for byte; what a GPU computed, on such a GPU."""
     request = parts.request
     recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
@@ -114,6 +118,9 @@ def own_recipe(parts: RecipeParts, hashes: Sequence[str]) -> dict[str, Any]:
         "prediction": {"type": parts.verdict.type, "zero_terminal_snr": parts.verdict.ztsnr},
         "models": [_model(request, one, digest) for one, digest in zip(parts.inputs, hashes, strict=True)],
     }
+    if parts.device:
+        # No matter of the version: who knows no devices repeats it on the CPU, with the same values but for last bits.
+        recipe["device"] = parts.device
     return recipe
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modelsmith import __version__
+from modelsmith.devices import gpu_like
 from modelsmith.errors import BadFileError, Cancelled
 from modelsmith.files.header import read_header
 from modelsmith.library.index import find_models
@@ -45,7 +46,8 @@ def request_from_recipe(recipe: Mapping[str, Any], find: Find, output: Path) -> 
 
     find: gives the file of an entry of ``models`` or ``loras`` (``file``, ``size``, ``sha256``, and ``name`` and a
     nested ``recipe`` where there is one), or raises. Names are those of the recipe, so that the bytes come out the
-    same whatever the files are called now. Raises BadFileError for a recipe that is damaged or of a later version.
+    same whatever the files are called now. For what a GPU computed, a GPU is asked for where there is one. Raises
+    BadFileError for a recipe that is damaged or of a later version.
     """
     version = recipe.get("version")
     if not isinstance(version, int) or not isinstance(recipe.get("method"), str):
@@ -57,6 +59,7 @@ def request_from_recipe(recipe: Mapping[str, Any], find: Find, output: Path) -> 
     paths = [find(entry) for entry in models]
     specs = [LoraSpec(find(one), float(one.get("strength", 1.0)), one.get("blocks")) for one in loras]
     found = [*zip(paths, models, strict=True), *zip((spec.path for spec in specs), loras, strict=True)]
+    computed_on = str(recipe.get("device") or "")
     return MergeRequest(
         models=tuple(paths),
         method=str(recipe["method"]),
@@ -76,6 +79,8 @@ def request_from_recipe(recipe: Mapping[str, Any], find: Find, output: Path) -> 
         component_dtypes=dict(recipe.get("component_dtypes") or {}),
         title=str(recipe.get("output") or ""),
         file_names={path: str(entry.get("file") or path.name) for path, entry in found},
+        device=gpu_like(computed_on) if computed_on else "cpu",
+        computed_on=computed_on,
     )
 
 
@@ -226,16 +231,21 @@ def sha256_of(path: Path, cancelled: IsCancelled | None = None) -> str:
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """How to repeat a merge. rebuild: make inputs that were merges themselves and are gone from their recipes."""
+    """How to repeat a merge.
+
+    rebuild: make inputs that were merges themselves and are gone from their recipes. device: where to compute, else as
+    the recipe says; inputs that are rebuilt follow their own recipes, since they must come out the same.
+    """
 
     overwrite: bool = False
     rebuild: bool = False
     progress: Progress | None = None
     cancelled: IsCancelled | None = None
+    device: str | None = None
 
 
 def replay(recipe: Mapping[str, Any], find: Find, output: Path, options: ReplayOptions | None = None) -> MergeResult:
-    """Repeat a merge. The bytes are those of the first time where version and inputs are the same.
+    """Repeat a merge. The bytes are those of the first time where version, inputs and what computes are the same.
 
     Raises what ``find``, ``plan_merge`` and ``run_merge`` raise, and BadFileError for an input that was rebuilt but
     came out with another hash.
@@ -247,7 +257,8 @@ def replay(recipe: Mapping[str, Any], find: Find, output: Path, options: ReplayO
     workshop = Workshop(find, output.parent, options)
     try:
         request = request_from_recipe(recipe, workshop, output)
-        plan = plan_merge(replace(request, overwrite=options.overwrite))
+        device = options.device or request.device
+        plan = plan_merge(replace(request, overwrite=options.overwrite, device=device))
         return run_merge(plan, options.progress, options.cancelled)
     finally:
         workshop.clear()
@@ -288,11 +299,16 @@ class Workshop:
         self._count += 1
         target = self._place / f"{self._count}.safetensors"
         request = request_from_recipe(cast("Mapping[str, Any]", entry["recipe"]), self, target)
-        result = run_merge(plan_merge(request), self._options.progress, self._options.cancelled)
+        plan = plan_merge(request)
+        result = run_merge(plan, self._options.progress, self._options.cancelled)
         found = result.sha256 or sha256_of(target, self._options.cancelled)
         wanted = entry.get("sha256", UNKNOWN_HASH)
         if wanted not in (UNKNOWN_HASH, found):
-            raise bad_file(target, "recipe-rebuilt", name=entry.get("file"), found=found, wanted=wanted)
+            told = {"name": entry.get("file"), "found": found, "wanted": wanted}
+            then, now = request.computed_on, plan.parts.device
+            if then and then != now:
+                raise bad_file(target, "recipe-rebuilt-device", **told, then=then, now=now or "@cpu")
+            raise bad_file(target, "recipe-rebuilt", **told)
         return target
 
     def clear(self) -> None:

@@ -24,6 +24,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:  # pyrig
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="the new file (default: the recipe's name)")
     parser.add_argument("--rebuild", action="store_true", help="make missing inputs that were merges themselves")
     parser.add_argument("--show", action="store_true", help="print the recipe as JSON and stop")
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:0 or auto (default: as the recipe says, the CPU where no GPU is here)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     parser.set_defaults(run=run)
@@ -50,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             shown.total = progress.total_bytes
             shown.update(progress.done_bytes - shown.n)
 
-        options = ReplayOptions(arguments.overwrite, arguments.rebuild, show)
+        options = ReplayOptions(arguments.overwrite, arguments.rebuild, show, device=arguments.device)
         result = replay(found.recipe, finder, output, options)
     write_notices(result.notices)
     write_result(result)

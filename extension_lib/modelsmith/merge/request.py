@@ -43,6 +43,9 @@ class MergeRequest:
         (``unet``, ``text_encoder``, ``vae``), as ``dtype`` names it, where it is not that of the whole.
     title: how the recipe calls the output; else its file's name. file_names: how the recipe calls the files of models
         and LoRAs, by path, where they are named otherwise now.
+    device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (``device.choose_device`` says what it takes). A GPU may round a
+        last bit otherwise than a CPU does. computed_on: the GPU that computed what this request repeats; empty: none,
+        or nothing is repeated.
     """
 
     models: tuple[Path, ...]
@@ -64,6 +67,8 @@ class MergeRequest:
     component_dtypes: Mapping[str, str] = field(default_factory=lambda: _NO_TEXTS)
     title: str = ""
     file_names: Mapping[Path, str] = field(default_factory=lambda: _NO_NAMES)
+    device: str = "cpu"
+    computed_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +105,17 @@ class MergeResult:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run a merge; nothing but the device changes a byte of the output.
+    """How to run a merge; nothing of it changes a byte of the output.
 
     threads: workers that read, compute and write; 0 chooses by the number of cores. chunk_bytes: of the output; at
     2 MiB the operands and the result of a chunk stay in the processor's cache between reading, computing, hashing and
     writing (8 MiB took a third more processor time).
-    device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (``device.choose_device`` says what it takes). A GPU may round a
-    last bit otherwise than a CPU does. hashing: compute the SHA-256 of the file as it is written, where that can be
+    hashing: compute the SHA-256 of the file as it is written, where that can be
     done. hash_data: where it cannot, compute that of its data; it takes a third hash beside those of two models.
     """
 
     threads: int = 0
     chunk_bytes: int = 2 << 20
     direct: bool = True
-    device: str = "cpu"
     hashing: bool = True
     hash_data: bool = False

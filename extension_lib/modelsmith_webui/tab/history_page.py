@@ -162,6 +162,7 @@ def _recipe_facts(entry: Entry, tr: Texts) -> list[tuple[str, str]]:
             for name, weights in blocks.items()
         ),
         (tr("LoRAs"), esc(loras)),
+        (tr("Computed on"), esc(str(recipe.get("device") or ""))),
         (tr("Prediction"), esc(tr(PREDICTIONS.get(str(prediction.get("type")), "")))),
     ]
 

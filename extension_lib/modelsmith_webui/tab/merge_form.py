@@ -57,7 +57,7 @@ def layout_of(file: ModelFile) -> tuple[BlockLayout, FileHeader]:
     return layout_for(identify_header(header).architecture, header.tensors), header
 
 
-FIXED = ("a", "b", "c", "more", "method", "name", "precision", "overwrite", "mix", "loras", "finetune")
+FIXED = ("a", "b", "c", "more", "method", "name", "precision", "overwrite", "mix", "loras", "finetune", "use_gpu")
 
 
 def field_names() -> list[str]:
@@ -80,7 +80,8 @@ def _with_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MergeForm:
-    """The fields as the events deliver them. more: models after C. loras: JSON, see :class:`LoraRow`."""
+    """The fields as the events deliver them. more: models after C. loras: JSON, see :class:`LoraRow`. use_gpu: where
+    it helps."""
 
     models: tuple[str | None, ...]
     method: str
@@ -91,6 +92,7 @@ class MergeForm:
     more: tuple[str, ...] = ()
     loras: str = ""
     finetune: str = ""
+    use_gpu: bool = False
     dtypes: dict[str, str] = field(default_factory=dict[str, str])
     parameters: dict[str, float] = field(default_factory=dict[str, float])
     block_texts: dict[str, str] = field(default_factory=dict[str, str])
@@ -111,6 +113,7 @@ class MergeForm:
             more=tuple(found["more"] or ()),
             loras=str(found["loras"] or ""),
             finetune=str(found["finetune"] or ""),
+            use_gpu=bool(found["use_gpu"]),
             dtypes=_with_prefix(found, "dtype_"),
             parameters={name: float(value) for name, value in numbers.items() if value is not None},
             block_texts=_with_prefix(found, "blocks_"),
@@ -128,6 +131,7 @@ class MergeForm:
             *fixed,
             self.loras,
             self.finetune,
+            self.use_gpu,
             *(self.dtypes.get(name) or AS_THE_REST for name in COMPONENTS),
             *sliders,
             *(self.block_texts.get(name, "") for name in blocks),
@@ -214,6 +218,7 @@ class MergeForm:
             finetune=self.finetune.strip(),
             loras=specs_of(host, self.loras),
             component_dtypes=self.component_dtypes(),
+            device="auto" if self.use_gpu else "cpu",
         )
 
     @staticmethod
@@ -240,6 +245,7 @@ class MergeForm:
             more=tuple(models[3:]),
             loras=rows_text(rows),
             finetune=request.finetune,
+            use_gpu=request.device != "cpu",
             dtypes={part: words.get(dtype, dtype) for part, dtype in request.component_dtypes.items()},
             parameters={name: float(value) for name, value in request.parameters.items()},
             block_texts={

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from modelsmith.devices import sees_gpu
 from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.merge.mix_choices import CHOICES
 from modelsmith_webui.host import Host, JobControl, find_file
@@ -95,6 +96,16 @@ class MergeView:
             elem_id="modelsmith_precision",
             elem_classes=["ms-pills"],
         )
+        self.own["use_gpu"] = unsaved(
+            gr.Checkbox(
+                value=False,
+                label="Use the GPU where it helps",
+                info="Methods over whole tensors, such as rotations and singular values, are computed there. The last "
+                "bits may differ. Not yet tried on a real GPU.",
+                visible=False,
+                elem_id="modelsmith_use_gpu",
+            )
+        )
 
     def _build_output(self) -> None:
         self.plan = gr.HTML(self._hint(), elem_id="modelsmith_plan")
@@ -170,6 +181,12 @@ class MergeView:
         listen(load, self.slots.offers_since_start, [], self.slots.lists)
         listen(load, self.extras.rows_html, [], [self.extras.rows])
         listen(load, self.method_chosen, [method, a], self.shown_by_method)
+        listen(load, self.offer_gpu, [], [self.own["use_gpu"]])
+
+    @staticmethod
+    def offer_gpu() -> Any:
+        """Show the choice where there is a GPU: asked when a page is loaded, since the start waits for no torch."""
+        return gr.update(visible=sees_gpu())
 
     @property
     def shown_by_method(self) -> list[Any]:

@@ -159,6 +159,7 @@ def plan_html(plan: MergePlan, tr: Texts, remedies: Sequence[Remedy] = (), secon
     rows = [
         *((one.letter, one.name) for one in plan.inputs),
         (tr("Method"), _amounts(plan, tr)),
+        (tr("Computed on"), plan.parts.device),
         *_beside(plan, tr),
         (tr("Written to"), str(plan.request.output)),
         (tr("Free disk space"), size_text(plan.free_bytes)),

@@ -22,7 +22,7 @@ NEWEST_SHARE = 0.5
 
 
 class Speed:
-    """Bytes a second, by method: a running mean in which the newest merge weighs a half."""
+    """Bytes a second, by method and GPU: a running mean in which the newest merge weighs a half."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -43,8 +43,8 @@ class Speed:
         if result.seconds < LEAST_SECONDS or result.bytes < LEAST_BYTES:
             return
         known, measured = self._read(), result.bytes / result.seconds
-        old = known.get(plan.method.id, measured)
-        known[plan.method.id] = old + (measured - old) * NEWEST_SHARE
+        old = known.get(_key(plan), measured)
+        known[_key(plan)] = old + (measured - old) * NEWEST_SHARE
         path = self._host.data_folder() / FILE_NAME
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -58,8 +58,8 @@ class Speed:
         from modelsmith.merge.methods.spec import METHODS
 
         known = self._read()
-        speed = known.get(plan.method.id)
-        if speed is None:
+        speed = known.get(_key(plan))
+        if speed is None and not plan.parts.device:
             alike = [
                 value
                 for name, value in known.items()
@@ -67,3 +67,7 @@ class Speed:
             ]
             speed = sum(alike) / len(alike) if alike else None
         return None if speed is None else plan.output_bytes / speed
+
+
+def _key(plan: MergePlan) -> str:
+    return f"{plan.method.id} on {plan.parts.device}" if plan.parts.device else plan.method.id
