@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 
 from lora.lora_files import load, write_model
 from lora.templates import flux_shapes, sd1_shapes, sd2_shapes, sdxl_shapes
+from merge.far_device import far, in_far_mode, is_possible
 from modelsmith.errors import Cancelled, MergeError, NoSpaceError, UsageError
 from modelsmith.files.header import read_header
 from modelsmith.lora.bake import BakeRequest, bake
 from modelsmith.lora.extract import ExtractRequest, ExtractResult, extract, plan_extract
-from modelsmith.lora.factorise import RankChoice, factorise, rank_for_energy
+from modelsmith.lora.factorise import RankChoice, factorise, factorise_on, rank_for_energy
 from modelsmith.lora.stack import LoraSpec
 
 UNET = "model.diffusion_model."
@@ -321,3 +322,17 @@ def test_a_device_without_memory_leaves_the_work_to_the_cpu(tmp_path: Path, monk
     monkeypatch.setattr(torch.Tensor, "to", full)
     found = extracted(tmp_path, RankChoice(2), device="cuda", overwrite=True)
     assert found.sha256 == wanted and asked[0] == found.modules
+
+
+@pytest.mark.skipif(not is_possible(), reason="before torch 2.9, or with a GPU")
+@pytest.mark.parametrize("method", ["exact", "random"])
+@pytest.mark.parametrize("clamp", [None, 0.9])
+def test_a_decomposition_stays_on_the_device_that_is_not_the_cpu(method: Any, clamp: float | None) -> None:
+    """On a simulated device, which raises where something of the CPU's is mixed in; the values are the CPU's."""
+    for shape in ((48, 96), (96, 48)):
+        matrix = torch.randn(shape)
+        for choice in (RankChoice(4, method=method, clamp=clamp), RankChoice(40, energy=0.8, clamp=clamp)):
+            wanted = factorise(matrix, choice, 3)
+            found = in_far_mode(factorise_on)(far(), matrix, choice, 3)
+            assert found.energy == wanted.energy and type(found.up) is type(found.down) is torch.Tensor
+            assert torch.equal(found.up, wanted.up) and torch.equal(found.down, wanted.down)

@@ -87,7 +87,7 @@ def test_each_action_has_its_controls_and_no_others(view: LoraView) -> None:
 
 def test_a_gpu_is_offered_where_there_is_one(view: LoraView, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_gpu("auto") is None and not view.offer_gpu(LORA_ACTIONS["extract"])["visible"]
-    monkeypatch.setattr(lora_view, "has_gpu", lambda: True)
+    monkeypatch.setattr(lora_view, "sees_gpu", lambda: True)
     assert view.offer_gpu(LORA_ACTIONS["extract"])["visible"]
     assert not view.offer_gpu(LORA_ACTIONS["bake"])["visible"]
     form = LoraForm(action=LORA_ACTIONS["extract"], base=DEMO_A, tuned=DEMO_B, gpu=True)

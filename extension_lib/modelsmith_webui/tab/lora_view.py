@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from modelsmith.devices import sees_gpu
 from modelsmith.errors import ModelsmithError
 from modelsmith_webui.host import Host, JobControl
 from modelsmith_webui.places import make_folder
@@ -193,7 +194,7 @@ class LoraView:
 
     def offer_gpu(self, action: str) -> Any:
         """Show the choice where torch sees a GPU and the action can use it."""
-        return gr.update(visible="gpu" in SHOWN[LoraForm(action=action).what] and has_gpu())
+        return gr.update(visible="gpu" in SHOWN[LoraForm(action=action).what] and sees_gpu())
 
     @property
     def _switched(self) -> list[str]:
@@ -213,7 +214,7 @@ class LoraView:
         shown = set(SHOWN[chosen])
         if chosen == "merge" and exact:
             shown -= {"rank", "energy", "gpu"}
-        if "gpu" in shown and not has_gpu():
+        if "gpu" in shown and not sees_gpu():
             shown.remove("gpu")
         # What a check finds stands in the summary already.
         start = gr.update(value=self.tr(LORA_START[chosen]), visible=chosen != "check")
@@ -278,10 +279,3 @@ class LoraView:
 
     def _title(self, path: Path) -> str:
         return next((file.name for file in self.host.checkpoints() if file.path == path), path.name)
-
-
-def has_gpu() -> bool:
-    """Whether torch sees a GPU; torch is imported for it where nothing has done that yet."""
-    from modelsmith.devices import find_gpu
-
-    return find_gpu("auto") is not None
