@@ -54,7 +54,7 @@ def sees_gpu() -> bool:
         return False
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):  # none, or one whose libraries cannot be loaded
         return False
     return torch.cuda.is_available()
 
