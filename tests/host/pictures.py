@@ -8,6 +8,8 @@ import io
 import json
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from host.server import Webui, WebuiError
@@ -24,10 +26,15 @@ def pixels(image: str) -> str:
 
     That is the infotext, and the alpha channel, where reForge writes the infotext once more into some cells of a plot.
     """
+    return hashlib.sha256(colours(image).tobytes()).hexdigest()
+
+
+def colours(image: str) -> npt.NDArray[np.uint8]:
+    """A picture's colours, ``(height, width, 3)``."""
     from PIL import Image
 
     with Image.open(io.BytesIO(base64.b64decode(image))) as opened:
-        return hashlib.sha256(opened.convert("RGB").tobytes()).hexdigest()
+        return np.asarray(opened.convert("RGB"))
 
 
 def infotext(webui: Webui) -> str:

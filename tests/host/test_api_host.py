@@ -34,6 +34,7 @@ CHANGING = {
     "convert": {"name": A, "precision": "bf16", "output": "api-converted"},
     "publish": {"name": A, "title": "Api", "output": "api-published"},
     "vae/extract": {"name": A, "output": "api-vae"},
+    "lora/extract": {"base": A, "tuned": B, "rank": 4, "output": "api-lora"},
 }
 OUTSIDE = ("../escaped", "..\\escaped", "sub/escaped", "/tmp/escaped", "..", "C:escaped")
 
