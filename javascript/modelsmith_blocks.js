@@ -23,7 +23,7 @@
         constructor(holder) {
             this.holder = holder;
             this.data = JSON.parse(holder.dataset.editor);
-            this.data.names = new Set([...this.data.main, ...this.data.side].map(block => block.id).concat(this.data.order));
+            this.data.names = new Set([...this.data.main, ...this.data.side].map(block => block.id).concat(this.data.row));
             this.follows = new Map(this.data.side.map(block => [block.id, block.follows]));
             this.layers = this.data.layers.map(layer => ({...layer, own: {}, unread: false, seen: null, base: null}));
             this.active = this.layers[0];
