@@ -348,6 +348,16 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
             "最大 8 個の数値(IN, OUT, OUT2, コントラスト, 明るさ, 色 3 つ)、または NAME=値 で指定してください",
         ),
     ),
+    "finetune-order": (
+        (
+            "the number {text!r} stands after {named!r} without a name",
+            "{named!r} の後に名前のない数値 {text!r} があります",
+        ),
+        (
+            "Write decimals with a point, as in CONT=0.5, and numbers without a name first",
+            "小数は CONT=0.5 のように点(.)で書き、名前のない数値は先に並べてください",
+        ),
+    ),
     "finetune-count": (
         ("{count} adjustments were given", "調整値が {count} 個あります"),
         (
