@@ -69,12 +69,16 @@ NOTICES: Mapping[str, Pair] = {
     ),
     "ztsnr-mixed": (
         "Only {names} is known to have zero terminal SNR; it lives in {blocks}. The result follows {name}, which "
-        "weighs most there "
-        "({with} ZTSNR). To keep it whole give those blocks to one model alone: the preset {preset} does",
+        "weighs most there ({with} ZTSNR)",
         "ゼロ終端SNR(ZTSNR)とわかっているのは {names} だけで、それは {blocks} に現れます。"
-        "結果はそこで最も重みの大きい {name} "
-        "に従います(ZTSNR {with})。そのまま保つには、プリセット {preset} でこれらのブロックを一方のモデルだけに"
-        "してください",
+        "結果はそこで最も重みの大きい {name} に従います(ZTSNR {with})",
+    ),
+    "ztsnr-mixed-preset": (
+        "Only {names} is known to have zero terminal SNR; it lives in {blocks}. The result follows {name}, which "
+        "weighs most there ({with} ZTSNR). To keep ZTSNR give those blocks to {names} alone: the preset {preset} does",
+        "ゼロ終端SNR(ZTSNR)とわかっているのは {names} だけで、それは {blocks} に現れます。"
+        "結果はそこで最も重みの大きい {name} に従います(ZTSNR {with})。ZTSNR を保つには、プリセット {preset} で"
+        "これらのブロックを {names} だけのものにしてください",
     ),
     "ztsnr-kept": (
         "Only {names} is known to have zero terminal SNR; it lives in {blocks}, which are {name}'s alone: the result "
@@ -95,9 +99,9 @@ NOTICES: Mapping[str, Pair] = {
     ),
     "ztsnr-partly-carried": (
         "B − C carries a change of zero terminal SNR, which lives in {blocks}, and only a part of it is added there. "
-        "The result is taken to be {with} ZTSNR, as {name}. The preset {preset} keeps it whole",
+        "The result is taken to be {with} ZTSNR, as {name}. With the preset {preset} it has ZTSNR whole",
         "B − C は {blocks} に現れるゼロ終端SNR(ZTSNR)の変化を含みますが、一部しか足されません。結果は {name} と同じく "
-        "ZTSNR {with} とみなします。プリセット {preset} を使うとそのまま保たれます",
+        "ZTSNR {with} とみなします。プリセット {preset} を使うと、結果は完全な ZTSNR になります",
     ),
     # ---- plan
     "widened": (
