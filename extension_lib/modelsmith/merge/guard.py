@@ -239,9 +239,7 @@ def _carried_ztsnr(inputs: Sequence[InputPrediction], weights: Weights) -> Verdi
     return Verdict(a.type, follows.ztsnr, 0, (told_so,))
 
 
-def _with_ztsnr(
-    inputs: Sequence[InputPrediction], weights: Weights, verdict: Verdict, *, reaches_b: bool
-) -> Verdict:
+def _with_ztsnr(inputs: Sequence[InputPrediction], weights: Weights, verdict: Verdict, *, reaches_b: bool) -> Verdict:
     if verdict.type != "v_prediction" or len({one.ztsnr for one in inputs}) == 1:
         return verdict
     decisive = weights.decisive()

@@ -109,7 +109,7 @@ class WeightsPanel:
         job = self.host.wrap_job(self.compare, extra_outputs=[])
         script = "modelsmithStart_difference" if self.host.progress_script else None
         listen(self.show_difference.click, job, [task, *inputs], [self.difference], js=script, job=True)
-        listen(self.stop_difference.click, self.host.interrupt)
+        listen(self.stop_difference.click, self.host.interrupt, [task], js="modelsmithStop_difference")
 
     # what the method has
 
