@@ -231,8 +231,19 @@ def test_layers_presets_of_ones_own_and_the_map(app: App, tab: ModelsmithPage) -
     tab.page.locator("#modelsmith_editor select").select_option("GRAD_A")
     assert row(tab, "beta")[1:3] == [0.0, 0.0833] and row(tab, "alpha") == []
     press(tab, "Save as preset")
+    said = tab.page.locator("#modelsmith_editor .ms-blocks-said")
+    tab.page.keyboard.type("SMOOTHSTEP")
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#modelsmith_preset_said .ms-error").get_by_text("is a known one").wait_for()
+    tab.page.wait_for_timeout(700)
+    assert (
+        said.inner_text() == "" and tab.page.locator("#modelsmith_editor option[value='own:SMOOTHSTEP']").count() == 0
+    )
+    tab.page.keyboard.press("Control+A")
     tab.page.keyboard.type("evening")
     tab.page.keyboard.press("Enter")
+    said.get_by_text("Saved.").wait_for()
+    assert tab.page.locator("#modelsmith_preset_said .ms-error").count() == 0
     kept = app.models / ".modelsmith" / "presets.json"
     end = time.monotonic() + 10
     while not kept.exists() and time.monotonic() < end:
