@@ -161,12 +161,18 @@
         setTimeout(() => { leaving = false; }, 5000); // somebody may have stayed after all
     });
 
+    // The tasks whose bars this page shows, by view, the newest last: that one is meant by the view's button to stop.
+    const followed = new Map();
+    const ownTask = view => (followed.get(view) || []).at(-1) || "";
+
     // Shows the host's progress bar for a task before `place`, and marks `whole` as long as it runs.
     function followTask(view, id, place, whole, atEnd) {
         remember(view, id);
+        followed.set(view, [...followed.get(view) || [], id]);
         whole?.classList.add("ms-running");
         requestProgress(id, place, null, () => {
             if (leaving) return;
+            followed.set(view, followed.get(view).filter(one => one !== id));
             if (remembered(view) === id) remember(view, null);
             whole?.classList.remove("ms-running");
             atEnd();
@@ -257,7 +263,7 @@
         for (const act of tenders) act();
     }
 
-    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, note, pageData, ask, onTend, followTask, takeUp, askAgain, answerAwaited};
+    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, note, pageData, ask, onTend, followTask, ownTask, takeUp, askAgain, answerAwaited};
 
     if (typeof onUiLoaded === "function") {
         onUiLoaded(function() {

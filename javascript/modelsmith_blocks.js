@@ -23,7 +23,7 @@
         constructor(holder) {
             this.holder = holder;
             this.data = JSON.parse(holder.dataset.editor);
-            this.data.names = new Set([...this.data.main, ...this.data.side].map(block => block.id).concat(this.data.order));
+            this.data.names = new Set([...this.data.main, ...this.data.side].map(block => block.id).concat(this.data.row));
             this.follows = new Map(this.data.side.map(block => [block.id, block.follows]));
             this.layers = this.data.layers.map(layer => ({...layer, own: {}, unread: false, seen: null, base: null}));
             this.active = this.layers[0];
@@ -163,12 +163,23 @@
             const name = this.nameField.value.trim();
             const text = this.asText();
             if (!name || (keep && !text)) return this.say(name ? tr("There is nothing to save.") : tr("Give it a name."));
-            tell("modelsmith_preset_edit", {name, text: keep ? text : "", layout: this.data.layout});
-            if (keep) this.data.own[name] = text;
+            const ticket = Date.now().toString(36);
+            this.asked = {ticket, name, text: keep ? text : ""};
+            tell("modelsmith_preset_edit", {...this.asked, layout: this.data.layout});
+        }
+
+        // Where the server has refused a preset, the reason stands there, and the form stays open.
+        takeAnswer() {
+            const answer = byId("modelsmith_preset_said");
+            if (!this.asked || !answer?.querySelector(`[data-ticket="${this.asked.ticket}"]`)) return;
+            const {name, text} = this.asked;
+            this.asked = null;
+            if (answer.querySelector(".ms-error")) return;
+            if (text) this.data.own[name] = text;
             else delete this.data.own[name];
             this.fillPresets();
-            this.toggleSaving();
-            this.say(keep ? tr("Saved.") : tr("Deleted."));
+            if (!this.form.hidden) this.toggleSaving();
+            this.say(text ? tr("Saved.") : tr("Deleted."));
         }
 
         say(text) {
@@ -319,6 +330,7 @@
 
         // Called often; a bar that is being moved or typed is left alone.
         follow() {
+            this.takeAnswer();
             if (!this.bars.stroke && !this.bars.typed) this.catchUp();
         }
 

@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, onTend, followTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
+    const {root, byId, onTend, followTask, ownTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
     const pageId = Math.random().toString(36).slice(2);
     const VIEWS = ["convert", "vae", "lora", "difference"];
     // Jobs that make no file.
@@ -62,6 +62,7 @@
 
     for (const view of VIEWS) {
         window["modelsmithStart_" + view] = function() { return start(view, arguments); };
+        window["modelsmithStop_" + view] = () => [ownTask(view)];
         window["modelsmithAsk_" + view] = function() { return ask(view, arguments); };
     }
 

@@ -51,10 +51,13 @@
             strength.value = slide.value = String(row.strength);
             blocks.value = row.blocks;
             name.addEventListener("change", () => this.change(row, {name: name.value.trim()}));
+            // While it is empty, or no number yet, the last strength holds.
             strength.addEventListener("input", () => {
+                if (strength.value === "") return;
                 slide.value = strength.value;
                 this.change(row, {strength: Number(strength.value)});
             });
+            strength.addEventListener("blur", () => { if (strength.value === "") strength.value = String(row.strength); });
             slide.addEventListener("input", () => {
                 strength.value = slide.value;
                 this.change(row, {strength: Number(slide.value)});

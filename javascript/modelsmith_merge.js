@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, pageData, onTend, followTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
+    const {root, byId, tell, pageData, onTend, followTask, ownTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
     const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
@@ -35,6 +35,8 @@
         follow(id, refreshHost);
         return args;
     };
+
+    window.modelsmithStop_merge = () => [ownTask("merge")];
 
     function follow(id, atEnd) {
         const place = byId("modelsmith_progress");

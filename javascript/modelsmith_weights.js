@@ -44,7 +44,7 @@
         if (plain.length === 1 && !isNumber(plain[0])) {
             const row = data.presets[plain[0]] || data.presets[plain[0].toUpperCase()];
             if (!row) return undefined;
-            found = Array.isArray(row) ? named(data.order, row) : {...row};
+            found = Array.isArray(row) ? named(data.row, row) : {...row};
         } else if (plain.length) {
             if (!plain.every(isNumber)) return undefined;
             found = fromList(plain.map(Number), data);
@@ -57,11 +57,13 @@
         return found;
     }
 
-    // A full row as plain numbers, in the order in which other mergers read them; single blocks as NAME=value.
+    // A full row as plain numbers, in the order in which other mergers read them; single blocks as NAME=value. Where a
+    // transformer's BASE is set, its text encoders follow that.
     function write(own, data) {
-        const whole = data.order.every(name => name in own);
+        const row = data.order.map(name => own[name] ?? (data.row.includes(name) ? undefined : own.BASE));
+        const whole = row.every(value => value !== undefined);
         const rest = Object.keys(own).filter(name => !whole || !data.order.includes(name));
-        const plain = whole ? data.order.map(name => String(round(own[name]))) : [];
+        const plain = whole ? row.map(value => String(round(value))) : [];
         return [...plain, ...rest.map(name => name + "=" + round(own[name]))].join(",");
     }
 
@@ -75,8 +77,10 @@
         const found = parse(cleaned, data);
         if (found && Object.keys(found).length) return found;
         const row = cleaned.split(",").map(Number);
-        if (![25, 26].includes(row.length) || !row.every(Number.isFinite) || !data.run.length) return undefined;
-        return named(data.run, spread(row.slice(-25), data.run.length).map(value => round(value)));
+        if (![25, 26].includes(row.length) || !row.every(Number.isFinite)) return undefined;
+        const [base, ...run] = data.row;
+        const blocks = named(run, spread(row.slice(-25), run.length).map(value => round(value)));
+        return row.length === 25 ? blocks : {[base]: round(row[0]), ...blocks};
     }
 
     const smoothstep = part => part * part * (3 - 2 * part);

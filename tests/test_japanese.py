@@ -20,7 +20,13 @@ from modelsmith.vae.sentences import SOURCES
 
 LIBRARY = Path(modelsmith.__file__).parent
 PATHLESS = {name for name in vars(errors) if isinstance(vars(errors)[name], type)} - {"BadFileError", "UnsafeFileError"}
-FIRST = dict.fromkeys(PATHLESS, 0) | {"BadFileError": 1, "NothingToCure": 0, "ProofFailed": 0, "_OutputDiffers": 0}
+FIRST = dict.fromkeys(PATHLESS, 0) | {
+    "BadFileError": 1,
+    "NothingToCure": 0,
+    "ProofFailed": 0,
+    "OtherArchitectureError": 0,
+    "_OutputDiffers": 0,
+}
 WITHOUT = {"UnknownNameError"}
 """Its sentence is made of a kind and of names (``japanese.unknown_name``)."""
 

@@ -33,7 +33,6 @@ Answer = dict[str, Any]
 Work = Callable[[JobControl], Answer]
 Plan = Callable[[], Answer]
 
-_LONGEST = 180
 _MOST = 1 << 30
 
 
@@ -63,16 +62,12 @@ def _rows(host: Host, given: Sequence[Any]) -> tuple[LoraSpec, ...]:
     return tuple(LoraSpec(find_lora(known, one.name).path, one.strength, one.blocks or None) for one in given)
 
 
-def _joined(stems: Sequence[str]) -> str:
-    return "-".join(stems)[:_LONGEST]
-
-
 def prepare_bake(host: Host, find: Find, body: Any) -> tuple[Work, Plan, str]:
     """LoRAs baked into a checkpoint. Raises the library's errors, as do the following."""
     checkpoint = find(host.checkpoints(), body.checkpoint)
     loras = _rows(host, body.loras)
     stems = [checkpoint.path.stem, *(spec.path.stem for spec in loras)]
-    target = output_beside(checkpoint, body.output, _joined(stems))
+    target = output_beside(checkpoint, body.output, "-".join(stems))
     request = BakeRequest(
         checkpoint.path, loras, target, body.precision, body.overwrite, body.any_architecture, body.strict
     )
@@ -93,7 +88,7 @@ def prepare_extract(host: Host, find: Find, body: Any) -> tuple[Work, Plan, str]
     """A LoRA of what a tuned model has beyond its base."""
     known = host.checkpoints()
     base, tuned = find(known, body.base), find(known, body.tuned)
-    target = output_of_kind(host, "lora", body.output, _joined([tuned.path.stem[: _LONGEST - 5], "lora"]))
+    target = output_of_kind(host, "lora", body.output, tuned.path.stem, "-lora")
     make_folder(target.parent)
     conv = body.rank if body.conv_rank is None else body.conv_rank
     request = ExtractRequest(
@@ -125,7 +120,7 @@ def prepare_merge(host: Host, _find: Find, body: Any) -> tuple[Work, Plan, str]:
     if body.rank is not None or body.energy is not None:
         resize = RankChoice(_MOST if body.rank is None else body.rank, body.energy, seed=body.seed)
     first = find_lora(lora_files(host), body.loras[0].name)
-    target = output_beside(first, body.output, _joined([*(spec.path.stem for spec in loras), "merged"]))
+    target = output_beside(first, body.output, "-".join(spec.path.stem for spec in loras), "-merged")
     request = CombineRequest(loras, target, resize, body.precision, body.overwrite, body.device)
     find_gpu(request.device)
     plan_combine(request)

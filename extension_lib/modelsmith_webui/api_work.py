@@ -16,7 +16,7 @@ from modelsmith.convert.repair import Finding, RepairOptions
 from modelsmith.convert.write import WriteOptions, WriteResult
 from modelsmith.errors import UnknownNameError, UsageError
 from modelsmith.files.header import read_header
-from modelsmith.files.names import output_path
+from modelsmith.files.names import made_name, output_path
 from modelsmith.japanese import Said
 from modelsmith.merge.request import MergeRequest
 from modelsmith.vae.bake import BakeRequest, ExtractRequest, run_bake, run_extract
@@ -113,11 +113,11 @@ def _convert(host: Host, find: Find, body: Any) -> Prepared:
         drop=tuple(body.drop),
         put=tuple((part, find(files, name).path) for part, name in body.put.items()),
     )
-    suggestion = f"{file.path.stem}-{body.only or 'converted'}"
+    suggestion = (file.path.stem, f"-{body.only or 'converted'}")
     if body.only in (None, "unet"):
-        target = output_beside(file, body.output, suggestion)
+        target = output_beside(file, body.output, *suggestion)
     else:
-        target = output_of_kind(host, "vae" if body.only == "vae" else "text_encoder", body.output, suggestion)
+        target = output_of_kind(host, "vae" if body.only == "vae" else "text_encoder", body.output, *suggestion)
 
     def plan() -> dict[str, Any]:
         found = plan_convert(file.path, job)
@@ -140,7 +140,7 @@ def _repair(host: Host, find: Find, body: Any) -> Prepared:
     file = find(files, body.name)
     donor = find(files, body.complete_from).path if body.complete_from else None
     options = RepairOptions(body.prediction, donor)
-    target = output_beside(file, body.output, f"{file.path.stem}-repaired")
+    target = output_beside(file, body.output, file.path.stem, "-repaired")
 
     def plan() -> dict[str, Any]:
         return {"findings": _findings(repair(file.path, None, options)[0]), "output": target.name}
@@ -155,7 +155,9 @@ def _repair(host: Host, find: Find, body: Any) -> Prepared:
 def _publish(host: Host, find: Find, body: Any) -> Prepared:
     file = find(host.model_files(), body.name)
     suggestion = suggest_name(file.path, body.title)
-    name = body.output.strip() or (f"{suggestion}-{body.precision}" if suggestion == file.path.stem else suggestion)
+    name = body.output.strip() or (
+        made_name(suggestion, f"-{body.precision}") if suggestion == file.path.stem else suggestion
+    )
     parse_precision(body.precision)
     options = PublishOptions(
         name=name,
@@ -233,7 +235,7 @@ def _vae_check(host: Host, find: Find, body: Any) -> Prepared:
 def _vae_fix(host: Host, find: Find, body: Any) -> Prepared:
     file = find(host.model_files(), body.name)
     find_vae(read_header(file.path))
-    target = _free(output_beside(file, body.output, f"{file.path.stem}-fp16-cured"), body.overwrite)
+    target = _free(output_beside(file, body.output, file.path.stem, "-fp16-cured"), body.overwrite)
     sides: tuple[Side, ...] = ("decoder", "encoder") if body.part == "both" else (body.part,)
     pictures = decoded(body.images)
 
@@ -261,8 +263,8 @@ def _vae_bake(host: Host, find: Find, body: Any) -> Prepared:
     files = host.model_files()
     file, checkpoint = find(files, body.name), find(host.checkpoints(), body.checkpoint)
     find_vae(read_header(file.path))
-    suggestion = f"{checkpoint.path.stem}-{file.path.stem}"[:180]
-    target = _free(output_beside(checkpoint, body.output, suggestion), body.overwrite)
+    target = output_beside(checkpoint, body.output, f"{checkpoint.path.stem}-{file.path.stem}")
+    _free(target, body.overwrite)
 
     def work(control: JobControl) -> dict[str, Any]:
         known = hints(host, file, body.family)
@@ -279,9 +281,11 @@ def _vae_bake(host: Host, find: Find, body: Any) -> Prepared:
 def _vae_extract(host: Host, find: Find, body: Any) -> Prepared:
     file = find(host.model_files(), body.name)
     find_vae(read_header(file.path))
-    suggestion = f"{file.path.stem}-{'vae' if file.kind != 'vae' else body.naming}"
-    place = output_of_kind(host, "vae", body.output, suggestion)
-    target = _free(output_beside(file, body.output, suggestion) if file.kind == "vae" else place, body.overwrite)
+    if file.kind == "vae":
+        target = output_beside(file, body.output, file.path.stem, f"-{body.naming}")
+    else:
+        target = output_of_kind(host, "vae", body.output, file.path.stem, "-vae")
+    _free(target, body.overwrite)
 
     def work(control: JobControl) -> dict[str, Any]:
         make_folder(target.parent)

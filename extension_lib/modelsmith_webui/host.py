@@ -138,8 +138,8 @@ class Host(Protocol):
         """For the job that runs now; call it inside a handler wrapped by :meth:`wrap_job`."""
         ...
 
-    def interrupt(self) -> None:
-        """Ask the running job to stop."""
+    def interrupt(self, task: str = "") -> None:
+        """Ask the running job to stop; where the host tells jobs apart by ``task``, that one, also if it waits."""
         ...
 
     def override(self, path: Path) -> Override:

@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelsmith.errors import UsageError
-from modelsmith.files.names import check_output_name, output_path
+from modelsmith.files.names import check_output_name, made_name, output_path
 from modelsmith_webui.host import Host, ModelFile
 
 
-def output_beside(file: ModelFile, name: str, suggestion: str) -> Path:
-    """The new file beside ``file``: ``name``, or the suggestion where that is empty. Raises UsageError."""
-    return output_path(file.path.parent, name.strip() or suggestion)
+def output_beside(file: ModelFile, name: str, stem: str, ending: str = "") -> Path:
+    """The new file beside ``file``: ``name``, or one made of ``stem`` and ``ending`` where that is empty.
+
+    Raises UsageError.
+    """
+    return output_path(file.path.parent, name.strip() or made_name(stem, ending))
 
 
-def output_of_kind(host: Host, kind: str, name: str, suggestion: str) -> Path:
-    """The new file in the host's folder for ``kind``, which may not exist yet. Raises UsageError."""
+def output_of_kind(host: Host, kind: str, name: str, stem: str, ending: str = "") -> Path:
+    """As :func:`output_beside`, in the host's folder for ``kind``, which may not exist yet."""
     folder = host.checkpoint_folder() if kind == "checkpoint" else host.part_folder(kind)
-    return output_path(folder, name.strip() or suggestion)
+    return output_path(folder, name.strip() or made_name(stem, ending))
 
 
 def make_folder(folder: Path) -> None:

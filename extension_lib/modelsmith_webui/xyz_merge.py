@@ -264,12 +264,13 @@ def prepare(host: Host, p: Any) -> None:
 
 
 def _write(host: Host, request: Any, wanted: Mapping[str, Any]) -> Path:
+    from modelsmith.files.names import made_name
     from modelsmith.merge.plan import plan_merge
     from modelsmith.merge.recipe_checkpoint import write_recipe_checkpoint
 
     folder = host.data_folder() / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     told = " ".join(str(value) if field == "block" else f"{field}={value}" for field, value in wanted.items())
-    name = re.sub(r"[^\w.=+-]+", "_", f"{request.output.stem} {told}")[:LONGEST].strip("._ ")
+    name = made_name(re.sub(r"[^\w.=+-]+", "_", f"{request.output.stem} {told}")[:LONGEST].strip("._ "))
     target = folder / f"{name}.recipe.safetensors"
     return write_recipe_checkpoint(plan_merge(request, writes=False), target, overwrite=True).path

@@ -29,8 +29,8 @@ def set_number(tab: ModelsmithPage, elem_id: str, number: float) -> None:
     field.blur()
 
 
-def add_row(tab: ModelsmithPage, name: str, strength: float = 1.0) -> None:
-    place = tab.part("modelsmith_lora_list_rows")
+def add_row(tab: ModelsmithPage, name: str, strength: float = 1.0, rows: str = "modelsmith_lora_list_rows") -> None:
+    place = tab.part(rows)
     place.get_by_role("button").filter(has_text="LoRA").last.click()
     row = place.locator(".ms-lora-row").last
     row.locator(".ms-lora-name").fill(name)
@@ -131,3 +131,23 @@ def test_in_japanese(app: App, tab: ModelsmithPage) -> None:
     tab.wait_text("modelsmith_lora_plan", "チェックポイントを選んでください。")
     tab.screenshot("standalone-lora-ja")
     tab.open(f"{app.url}?__lang=")
+
+
+def test_an_emptied_strength_keeps_the_last_one(app: App, tab: ModelsmithPage) -> None:
+    """In this view and in Merge, which have the same rows."""
+    open_lora(app, tab)
+    for view, rows, text in (
+        ("lora", "modelsmith_lora_list_rows", "modelsmith_lora_list"),
+        ("merge", "modelsmith_lora_rows", "modelsmith_loras"),
+    ):
+        tab.view(view)
+        if view == "merge":
+            tab.page.locator("#modelsmith_loras_panel").get_by_text("LoRAs to bake in").click()
+        add_row(tab, "some", 0.8, rows)
+        strength = tab.part(rows).locator(".ms-lora-strength")
+        strength.fill("")
+        assert '"strength":0.8' in tab.field(text).input_value()
+        strength.blur()
+        assert strength.input_value() == "0.8"
+        strength.fill("0")
+        assert '"strength":0,' in tab.field(text).input_value()

@@ -12,10 +12,18 @@ from safetensors.torch import load_file, save_file
 
 from browser.conftest import App
 from browser.page_object import ModelsmithPage
-from modelsmith.merge.blocks import LAYOUTS
+from modelsmith.merge.blocks import LAYOUTS, parse_weights
+from modelsmith_webui.tab.block_editor import Layer, editor_html
+from modelsmith_webui.tab.texts import Texts
 
 DEMO_A, DEMO_B = "modelsmith-demo-a", "modelsmith-demo-b"
 CHECKPOINTS = 1000
+PASTE = """text => {
+    const data = new DataTransfer();
+    data.setData("text/plain", text);
+    const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+    document.querySelector("#modelsmith_editor .ms-bar").dispatchEvent(event);
+}"""
 
 
 def open_merge(app: App, tab: ModelsmithPage, *models: str) -> None:
@@ -163,28 +171,55 @@ def test_a_result_can_be_inspected(app: App, tab: ModelsmithPage) -> None:
 
 def test_text_of_other_tools_is_understood(app: App, tab: ModelsmithPage) -> None:
     open_merge(app, tab)
-    paste = """text => {
-        const data = new DataTransfer();
-        data.setData("text/plain", text);
-        const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
-        document.querySelector("#modelsmith_editor .ms-bar").dispatchEvent(event);
-    }"""
-    tab.page.evaluate(paste, "MY_PRESET\t" + ",".join(["0.25"] * 26))
+    tab.page.evaluate(PASTE, "MY_PRESET\t" + ",".join(["0.25"] * 26))
     assert row(tab) == [0.25] * 26
-    tab.page.evaluate(paste, "[" + " ".join(["0.5"] * 25) + "]")
+    tab.page.evaluate(PASTE, "[" + " ".join(["0.5"] * 25) + "]")
     assert len(row(tab)) == 0 or row(tab)[1:] == [0.5] * 25
-    tab.page.evaluate(paste, "GRAD_V")
+    tab.page.evaluate(PASTE, "GRAD_V")
     assert row(tab)[:3] == [0.0, 1.0, 0.9167]
-    tab.page.evaluate(paste, "no weights at all")
+    tab.page.evaluate(PASTE, "no weights at all")
     tab.page.locator("#modelsmith_editor .ms-blocks-said").get_by_text("These are no weights").wait_for()
     folded = """text => {
         const order = ["BASE", ...Array.from({length: 9}, (u, i) => "IN0" + i), "M00",
             ...Array.from({length: 9}, (u, i) => "OUT0" + i), "VAE"];
-        const data = {order, fold: true, presets: {}, names: new Set(order), run: []};
+        const data = {order, row: order, fold: true, presets: {}, names: new Set(order)};
         return window.ModelsmithWeights.write(window.ModelsmithWeights.pasted(text, data), data);
     }"""
     text = ",".join(str(number) for number in range(26))
     assert tab.page.evaluate(folded, text) == ",".join(str(n) for n in [*range(10), *range(13, 23), 0])
+
+
+def test_a_transformer_takes_the_base_of_a_preset_and_of_26_values(app: App, tab: ModelsmithPage) -> None:
+    """The VAE follows BASE, which no plain list of a transformer has: bars, field and library must agree on it."""
+    layout = LAYOUTS["flux1"]
+    tab.open(app.url)
+    tab.view("merge")
+    editor = editor_html(layout, Texts(lambda: ""), [Layer("alpha", "Alpha")], {})
+    tab.page.evaluate("html => { document.querySelector('#modelsmith_editor').innerHTML = html; }", editor)
+    field = tab.field("modelsmith_blocks_alpha")
+    bars = tab.page.locator("#modelsmith_editor .ms-bar")
+    bars.nth(layout.positional.index("OUT")).wait_for()
+
+    def shown() -> dict[str, float]:
+        tab.page.wait_for_timeout(700)  # the bars look at the field twice a second
+        found = bars.evaluate_all("all => all.map(one => [one.dataset.block, +one.getAttribute('aria-valuenow')])")
+        return dict(found)
+
+    def merged(text: str) -> dict[str, float]:
+        weights = layout.resolve(parse_weights(text, layout), 0.5)
+        return {name: pytest.approx(value, abs=1e-4) for name, value in weights.items() if name != "BASE"}
+
+    choose_preset(tab, "GRAD_V")
+    assert shown() == merged("GRAD_V") == merged(field.input_value()) and shown()["VAE"] == 0.0
+    field.fill("GRAD_V")
+    assert shown() == merged("GRAD_V")
+    tab.page.evaluate(PASTE, ",".join(["0.2", *["0.6"] * 25]))
+    assert shown() == merged(field.input_value())
+    assert [shown()[name] for name in ("VAE", "CLIP_L", "T5", "IN", "S37")] == [0.2, 0.2, 0.2, 0.6, 0.6]
+    tab.page.evaluate(PASTE, ",".join(["0.6"] * 25))
+    assert shown() == merged(field.input_value()) and shown()["VAE"] == 0.5
+    field.fill("GRAD_V,BASE=0.3")
+    assert shown() == merged("GRAD_V,BASE=0.3") and shown()["VAE"] == 0.3
 
 
 def test_layers_presets_of_ones_own_and_the_map(app: App, tab: ModelsmithPage) -> None:
@@ -196,8 +231,19 @@ def test_layers_presets_of_ones_own_and_the_map(app: App, tab: ModelsmithPage) -
     tab.page.locator("#modelsmith_editor select").select_option("GRAD_A")
     assert row(tab, "beta")[1:3] == [0.0, 0.0833] and row(tab, "alpha") == []
     press(tab, "Save as preset")
+    said = tab.page.locator("#modelsmith_editor .ms-blocks-said")
+    tab.page.keyboard.type("SMOOTHSTEP")
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#modelsmith_preset_said .ms-error").get_by_text("is a known one").wait_for()
+    tab.page.wait_for_timeout(700)
+    assert (
+        said.inner_text() == "" and tab.page.locator("#modelsmith_editor option[value='own:SMOOTHSTEP']").count() == 0
+    )
+    tab.page.keyboard.press("Control+A")
     tab.page.keyboard.type("evening")
     tab.page.keyboard.press("Enter")
+    said.get_by_text("Saved.").wait_for()
+    assert tab.page.locator("#modelsmith_preset_said .ms-error").count() == 0
     kept = app.models / ".modelsmith" / "presets.json"
     end = time.monotonic() + 10
     while not kept.exists() and time.monotonic() < end:

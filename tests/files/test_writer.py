@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from modelsmith.errors import Cancelled, MergeError, NoSpaceError, UsageError
 from modelsmith.files import output as output_module
 from modelsmith.files.dtypes import dtype_of
-from modelsmith.files.names import check_output_name, output_path
+from modelsmith.files.names import check_output_name, made_name, output_path
 from modelsmith.files.output import OutputFile, clear_leftovers
 from modelsmith.files.writer import Entry, StreamingWriter, WriterOptions, build_header
 
@@ -373,6 +373,23 @@ def test_names_that_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "0.5(a) + 0.5(b)", "モデル", ".hidden", "console"])
 def test_names_that_are_taken(name: str) -> None:
     assert check_output_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["plain", "長い名前のモデル" * 12, 'a "b" <c> d|e?*:', "a/b\\c", "con", "NUL.v2", "  ", "", "...", " start",
+     "end. ", "\udce9" * 90, "x" * 250],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", ["", "-fp16-cured"])
+def test_names_that_are_made_up_are_always_taken(stem: str, ending: str) -> None:
+    made = made_name(stem, ending)
+    assert check_output_name(f"{made}-999.recipe.safetensors") and check_output_name(made) == made_name(made)
+    assert made.endswith(ending)
+
+
+def test_names_that_are_made_up_say_what_they_are_of() -> None:
+    assert made_name("モデル_0.50_model v2.1") == "モデル_0.50_model v2.1"
+    assert made_name("長" * 100, "-lora") == "長" * 57 + "-lora"
 
 
 def test_an_output_path_gets_its_ending_once(tmp_path: Path) -> None:

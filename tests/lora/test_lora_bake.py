@@ -11,6 +11,7 @@ import torch
 from lora.lora_files import load, ulp, worst_ulp, write_lora, write_model
 from lora.lora_modules import CONV, LINEAR, Made, dora, full, loha, lora, oft, peft
 from lora.templates import Shapes, flux_shapes, sd1_shapes, sd2_shapes, sdxl_shapes
+from modelsmith.cli import main
 from modelsmith.errors import BadFileError, Cancelled, MergeError, UsageError
 from modelsmith.lora import bake as bake_module
 from modelsmith.lora.bake import BakeRequest, bake
@@ -381,7 +382,7 @@ def test_a_checkpoint_in_place_of_a_lora(tmp_path: Path) -> None:
     refused(tmp_path, BadFileError, "holds no LoRA", [LoraSpec(tmp_path / "model.safetensors")])
 
 
-def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+def test_another_architecture_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """True widths, so that both sides are identified: an SD1 LoRA on an SDXL checkpoint."""
     from makers import write_header_only
 
@@ -402,6 +403,11 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
     assert identify_header(read_header(path)).architecture == "sd1"
     assert identify_header(read_header(wide)).architecture == "sdxl"
     refused(tmp_path, MergeError, r"a\.safetensors was made for sd1, but model\.safetensors is sdxl", [LoraSpec(path)])
+    with pytest.raises(MergeError) as caught:
+        bake(BakeRequest(wide, (LoraSpec(path),), tmp_path / "o.safetensors"))
+    assert caught.value.remedy == "Choose a LoRA for this architecture"
+    assert main(["lora", "bake", "-m", str(wide), "-l", str(path), "-o", str(tmp_path / "o.safetensors")]) == 1
+    assert "--any-architecture" in capsys.readouterr().err  # only this command has it
 
 
 def real_width(size: int) -> int:

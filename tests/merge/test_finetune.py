@@ -44,6 +44,9 @@ def test_slips_are_named() -> None:
         parse_finetune("1,x")
     with pytest.raises(UsageError, match="9 adjustments"):
         parse_finetune("1,2,3,4,5,6,7,8,9")
+    with pytest.raises(UsageError, match="'5' stands after 'contrast=0'") as caught:
+        parse_finetune("contrast=0,5")
+    assert "with a point" in caught.value.remedy
     with pytest.raises(UnknownNameError, match="CONTRAST"):
         parse_finetune("CONTRASTT=1")
     with pytest.raises(UsageError, match="flux") as caught:

@@ -240,14 +240,30 @@ def test_remedies_offer_the_preset_that_works() -> None:
     )
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.7])
-def test_a_mix_of_ztsnr_names_blocks_and_a_preset_that_keeps_it(alpha: float) -> None:
-    found = judge((V, ZT), "sum", weights(alpha))
-    told_so = found.notices[0]
-    assert told_so.level == "warning" and told_so.preset in ("OUT_FROM_A", "OUT_FROM_B")
-    assert told_so.preset in told_so.text and "OUT00-OUT08" in told_so.text and "zt" in told_so.text
-    kept = judge((V, ZT), "sum", weights(alpha, **preset_weights(told_so.preset, LAYOUT)))
-    assert kept.notices[0].level == "info" and kept.ztsnr is found.ztsnr
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize(
+    ("models", "effect", "preset"),
+    [
+        ((V, ZT), "sum", "OUT_FROM_B"),
+        ((ZT, V), "sum", "OUT_FROM_A"),
+        ((ZT, V), "delta", "OUT_FROM_A"),
+        ((V, ZT, V), "difference", "OUT_FROM_B"),
+        ((ZT, V, ZT), "difference", "OUT_FROM_A"),
+    ],
+)
+def test_a_mix_of_ztsnr_names_blocks_and_a_preset_that_keeps_it(
+    models: tuple[InputPrediction, ...], effect: str, preset: str, alpha: float
+) -> None:
+    told_so = judge(models, effect, weights(alpha)).notices[0]
+    assert (told_so.level, told_so.preset) == ("warning", preset)
+    assert preset in told_so.text and "OUT00-OUT08" in told_so.text
+    assert judge(models, effect, weights(alpha, **preset_weights(preset, LAYOUT))).ztsnr is True
+
+
+@pytest.mark.parametrize(("models", "effect"), [((V, ZT), "delta"), ((V, V, ZT), "sum")])
+def test_no_preset_is_named_where_none_keeps_ztsnr(models: tuple[InputPrediction, ...], effect: str) -> None:
+    told_so = judge(models, effect, weights(0.5)).notices[0]
+    assert told_so.level == "warning" and told_so.preset is None and "preset" not in told_so.text
 
 
 def test_unknown_ztsnr_is_said() -> None:

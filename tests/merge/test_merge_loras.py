@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lora.lora_files import worst_ulp, write_lora
 from lora.lora_modules import Made, dora, lora
 from merge.models import shapes
-from modelsmith.errors import MergeError
+from modelsmith.errors import MergeError, UnknownNameError, UsageError
 from modelsmith.lora.stack import LoraSpec
 from modelsmith.merge import pieces
 from modelsmith.merge.engine import run_merge
@@ -103,6 +103,17 @@ def test_parts_that_match_nothing_are_told(abc: Models, tmp_path: Path) -> None:
     plan = plan_merge(MergeRequest(abc[:2], "weighted_sum", tmp_path / "o.safetensors", loras=(LoraSpec(path),)))
     told = [notice for notice in plan.notices if "lora_unet_input_blocks_99_1_nowhere" in notice.text]
     assert len(told) == 1 and told[0].level == "warning" and "odd.safetensors" in told[0].text
+
+
+@pytest.mark.parametrize("weights", ["0.1,0.2", "IN3=0.5"])
+def test_an_error_in_the_weights_of_a_lora_names_the_lora(
+    abc: Models, tmp_path: Path, one: tuple[Path, dict[str, Made]], weights: str
+) -> None:
+    loras = (LoraSpec(one[0], 1.0, weights),)
+    with pytest.raises((UsageError, UnknownNameError), match=r"^block weights of one\.safetensors: ") as caught:
+        plan_merge(MergeRequest(abc[:2], "weighted_sum", tmp_path / "o.safetensors", loras=loras))
+    message, remedy = caught.value.in_language("ja")
+    assert message.startswith("one.safetensors の層別の重み: ") and "SDXL" in message and remedy
 
 
 def test_a_lora_of_another_shape_is_refused_with_the_tensor(abc: Models, tmp_path: Path) -> None:

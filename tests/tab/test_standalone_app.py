@@ -201,6 +201,38 @@ def test_jobs_take_turns_and_can_be_stopped() -> None:
     assert jobs.run("task(4)", jobs.cancelled) is False
 
 
+def test_a_job_that_waits_can_be_stopped_and_the_one_that_runs_goes_on(tmp_path: Path) -> None:
+    host = StandaloneHost(tmp_path)
+    jobs, go_on, done = host.jobs, threading.Event(), []
+
+    def work(task: str) -> list[Any]:
+        go_on.wait(10)
+        done.append((task, jobs.cancelled()))
+        return [task]
+
+    answers: dict[str, list[Any]] = {}
+    job = host.wrap_job(work, extra_outputs=["unchanged"])
+
+    def start(task: str) -> threading.Thread:
+        thread = threading.Thread(target=lambda: answers.update({task: job(task)}))
+        thread.start()
+        while not (jobs.describe(task)["active"] or jobs.describe(task)["queued"]):
+            thread.join(0.01)
+        return thread
+
+    one, two, three = (start(f"task({number})") for number in (1, 2, 3))
+    host.interrupt("task(2)")
+    two.join(10)
+    assert jobs.describe("task(2)")["completed"] and jobs.describe("task(1)")["active"]
+    assert answers["task(2)"][0] == "unchanged" and "Nothing was written" in answers["task(2)"][1]
+    host.interrupt("task(2)")  # too late: nobody else is stopped in its place
+    host.interrupt("task(5)")  # before its start has come here
+    go_on.set()
+    one.join(10)
+    three.join(10)
+    assert done == [("task(1)", False), ("task(3)", False)] and "Nothing was written" in job("task(5)")[1]
+
+
 def test_a_job_that_fails_gives_the_turn_back() -> None:
     jobs = Jobs()
     with pytest.raises(ZeroDivisionError):

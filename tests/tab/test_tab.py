@@ -358,13 +358,17 @@ def test_the_expected_time_is_the_measured_one(host: StandaloneHost, monkeypatch
 
 def test_presets_of_ones_own_are_kept(host: StandaloneHost) -> None:
     panel = merge_view(host).weights
-    assert panel.keep_preset('{"name": "mine", "text": "GRAD_V,CLIP=1", "layout": "sd1"}') == ""
+    asked = {"name": "mine", "text": "GRAD_V,CLIP=1", "layout": "sd1", "ticket": "t7"}
+    assert panel.preset_answer(json.dumps(asked)) == '<span hidden="hidden" data-ticket="t7"></span>'
     assert panel.own_presets() == {"mine": "GRAD_V,CLIP=1"}
     assert "mine" in panel.show_blocks(DEMO_A, "Weighted sum")
-    assert "role=" in panel.keep_preset('{"name": "a,b", "text": "1", "layout": "sd1"}')
-    assert "2 block weights were given" in panel.keep_preset('{"name": "few", "text": "1,2", "layout": "sd1"}')
-    assert "could not be saved" in panel.keep_preset('{"name": "few"}')
-    panel.keep_preset('{"name": "mine", "text": "", "layout": "sd1"}')
+    for name in ("a,b", "mine=1", "SMOOTHSTEP"):
+        refused = panel.preset_answer(json.dumps({**asked, "name": name}))
+        assert "ms-error" in refused and refused.endswith('data-ticket="t7"></span>')
+    assert "2 block weights were given" in panel.preset_answer('{"name": "few", "text": "1,2", "layout": "sd1"}')
+    assert "could not be saved" in panel.preset_answer('{"name": "few"}')
+    assert "could not be saved" in panel.preset_answer("[]")
+    panel.preset_answer(json.dumps({**asked, "text": ""}))
     assert panel.own_presets() == {}
     panel.presets.path.write_text("{broken")
     assert panel.own_presets() == {}
@@ -438,6 +442,19 @@ def test_choosing_a_method_shows_its_controls(host: StandaloneHost) -> None:
 def test_only_the_blocks_of_the_first_method_are_shown_at_first(host: StandaloneHost) -> None:
     view = merge_view(host)
     assert {name for name in block_parameters() if view.fields[f"blocks_{name}"].visible} == {"alpha"}
+
+
+def test_a_name_is_made_of_whatever_the_models_are_called(host: StandaloneHost) -> None:
+    names = ["とても長い名前の日本語のモデル" * 4 + ".safetensors", 'with "quotes" <v2>.safetensors']
+    for old, new in zip((DEMO_A, DEMO_B), names, strict=True):
+        (host.models / old).rename(host.models / new)
+    form = MergeForm(models=(*names, None), method="Weighted sum")
+    assert form.request(host).output.name.startswith("とても長い名前の日本語のモデル")
+    turned = MergeForm(models=(*reversed(names), None), method="Weighted sum").request(host).output
+    assert turned.name.startswith("with _quotes_ _v2__weighted_sum_とても")
+    view = merge_view(host)
+    view.merge("task(x)", *form.values())
+    assert len(list(host.models.glob("*.safetensors"))) == 3
 
 
 def test_a_method_of_any_number_takes_two_or_more(host: StandaloneHost) -> None:

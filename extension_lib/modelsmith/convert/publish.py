@@ -23,7 +23,7 @@ from modelsmith.convert.repair import find_faults, mend
 from modelsmith.convert.romanize import ascii_name
 from modelsmith.convert.write import WriteOptions, WriteResult, write_model
 from modelsmith.errors import BadFileError, UsageError
-from modelsmith.files.names import output_path
+from modelsmith.files.names import made_name, output_path
 from modelsmith.identify import Report, identify
 from modelsmith.japanese import Said
 
@@ -102,7 +102,7 @@ class Published:
 
 def suggest_name(source: Path, title: str | None = None) -> str:
     """An ASCII file name without spaces, from the title or the present name."""
-    return ascii_name(title or (source.name if source.is_dir() else source.stem))
+    return made_name(ascii_name(title or (source.name if source.is_dir() else source.stem)))
 
 
 def plan_publish(source: Path, folder: Path, options: PublishOptions) -> PublishPlan:

@@ -14,6 +14,8 @@ _RESERVED = frozenset(
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 MAX_NAME_BYTES = 200
 """Most bytes of a name: file systems allow 255, and the temporary file beside it needs some for itself."""
+MADE_NAME_BYTES = 176
+"""Most bytes of a name that is made up here: a number and ``.recipe.safetensors`` may follow it."""
 
 
 def check_output_name(name: str) -> str:
@@ -37,6 +39,18 @@ def check_output_name(name: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise UsageError("the output name is too long", f"Use at most {MAX_NAME_BYTES} bytes")
     return name
+
+
+def made_name(stem: str, ending: str = "") -> str:
+    """A name out of the names of other files that ``check_output_name`` accepts, whatever they are.
+
+    What a name may not hold becomes ``_``; where it is too long, ``stem`` is cut between two letters.
+    """
+    stem = re.sub(r"[/\\]", "_", _FORBIDDEN.sub("_", stem)).lstrip(" ")
+    while stem and len(f"{stem}{ending}".encode("utf-8", "surrogatepass")) > MADE_NAME_BYTES:
+        stem = stem[:-1]
+    name = f"{stem}{ending}".rstrip(". ")
+    return f"_{name}" if not name or name.split(".")[0].rstrip().upper() in _RESERVED else name
 
 
 def output_path(folder: Path, name: str, ending: str = ".safetensors") -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from modelsmith.errors import UsageError
+from modelsmith.errors import MergeError, UsageError
 from modelsmith.speech_cli import Parser, say, told, words, write
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _progress() -> Callable[[int, int], None] | None:
 def run_bake(arguments: argparse.Namespace) -> int:
     """Bake and say what matched and what did not."""
     from modelsmith.lora.bake import BakeRequest, bake
+    from modelsmith.lora.match import OtherArchitectureError
     from modelsmith.lora.report import bake_json
     from modelsmith.lora.spec import parse_spec
 
@@ -130,7 +131,11 @@ def run_bake(arguments: argparse.Namespace) -> int:
         arguments.any_architecture,
         arguments.strict,
     )
-    result = bake(request, _progress())
+    try:
+        result = bake(request, _progress())
+    except OtherArchitectureError as error:
+        remedy = "Choose a LoRA for this architecture, or let the shapes alone decide (--any-architecture)"
+        raise MergeError(error.message, remedy) from error
     if arguments.json:
         write(json.dumps(bake_json(result), ensure_ascii=False))
         return 0

@@ -18,6 +18,10 @@ _BIAS_ROLES = ("diff_b", "b_norm")
 _TEXT_ENCODERS = {1: "first", 2: "second", 3: "third"}
 
 
+class OtherArchitectureError(MergeError):
+    """A LoRA that was made for another architecture than the checkpoint's."""
+
+
 @dataclass(frozen=True)
 class Match:
     """One module and what it changes.
@@ -95,9 +99,9 @@ def _check_architecture(file: LoraFile, architecture: str | None, checkpoint: Pa
     found = identify_header(file.header)
     fits = (found.architecture,) if found.architecture else found.candidates
     if fits and architecture not in fits:
-        raise MergeError(
+        raise OtherArchitectureError(
             f"{file.path.name} was made for {' or '.join(fits)}, but {checkpoint.name} is {architecture}",
-            "Choose a LoRA for this architecture, or let the shapes alone decide (--any-architecture)",
+            "Choose a LoRA for this architecture",
         )
 
 

@@ -63,6 +63,7 @@ JAPANESE: Mapping[str, str] = {
     "{}: none of its {} modules is in {} ({} …)": "{}: {} 個のモジュールのどれも {} にありません（{} …）",
     "The LoRA is for another kind of model": "別の種類のモデル用の LoRA です",
     "{} was made for {}, but {} is {}": "{} は {} 用ですが、{} は {} です",
+    "Choose a LoRA for this architecture": "この構造用の LoRA を選んでください",
     "Choose a LoRA for this architecture, or let the shapes alone decide (--any-architecture)": (
         "この構造用の LoRA を選ぶか、形だけで判断させてください（--any-architecture）"
     ),

@@ -70,7 +70,7 @@ class LoraStack:
         self.reports: tuple[MatchReport, ...] = tuple(match_lora(file, index, wanted) for file in self.files)
         self._steps: dict[str, list[_Step]] = {}
         for number, (spec, report) in enumerate(zip(specs, self.reports, strict=True)):
-            weights = block_weights(spec.blocks, architecture, header)
+            weights = block_weights(spec.blocks, architecture, header, spec.path.name)
             for match in report.matches:
                 self._add(number, match, spec.strength, weights)
         self._sources: list[TensorSource] = []

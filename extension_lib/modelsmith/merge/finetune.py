@@ -55,16 +55,20 @@ class Adjustment:
 
 
 def parse_finetune(text: str) -> tuple[float, ...]:
-    """The eight numbers of a text: plain ones in order, ``NAME=value``, or both; missing ones are 0.
+    """The eight numbers of a text: plain ones in order, then ``NAME=value``; missing ones are 0.
 
-    Raises UsageError, and UnknownNameError with the nearest name.
+    Raises UsageError, and UnknownNameError with the nearest name. A plain number after a name is refused: most often it
+    is the rest of a number that was written with a decimal comma.
     """
     values = [0.0] * len(NAMES)
-    plain = 0
+    plain, named = 0, ""
     for item in (part.strip() for part in re.split(r"[,\n]", text)):
         name, mark, value = item.partition("=")
         if mark:
             values[_place(name.strip())] = _number(value)
+            named = item
+        elif item and named:
+            raise told(UsageError, "finetune-order", text=item, named=named)
         elif item or plain:
             plain += 1
             if plain > len(NAMES):

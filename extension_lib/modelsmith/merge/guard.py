@@ -135,7 +135,7 @@ def _judge_sum(inputs: Sequence[InputPrediction], weights: Weights, *, reaches_b
     first = inputs[0]
     others = [one for one in inputs[1:] if one.type != first.type]
     if not others:
-        return _with_ztsnr(inputs, weights, Verdict(first.type, first.ztsnr, 0))
+        return _with_ztsnr(inputs, weights, Verdict(first.type, first.ztsnr, 0), reaches_b=reaches_b)
     if not first.known or not all(one.known for one in others):
         known = next((index for index, one in enumerate(inputs) if one.known), 0)
         names = ", ".join(one.name for one in inputs if not one.known)
@@ -229,7 +229,7 @@ def _carried_ztsnr(inputs: Sequence[InputPrediction], weights: Weights) -> Verdi
         told_so = notice("info", "ztsnr-carried", blocks=blocks, **{"with": _with(b.ztsnr)})
         return Verdict(a.type, b.ztsnr, 0, (told_so,))
     follows = b if _mean(weights.decisive()) > 0.5 else a
-    preset = OUT_FROM_B if follows is b else OUT_FROM_A
+    preset = OUT_FROM_B if b.ztsnr else OUT_FROM_A
     told_so = notice(
         "warning",
         "ztsnr-partly-carried",
@@ -239,7 +239,7 @@ def _carried_ztsnr(inputs: Sequence[InputPrediction], weights: Weights) -> Verdi
     return Verdict(a.type, follows.ztsnr, 0, (told_so,))
 
 
-def _with_ztsnr(inputs: Sequence[InputPrediction], weights: Weights, verdict: Verdict) -> Verdict:
+def _with_ztsnr(inputs: Sequence[InputPrediction], weights: Weights, verdict: Verdict, *, reaches_b: bool) -> Verdict:
     if verdict.type != "v_prediction" or len({one.ztsnr for one in inputs}) == 1:
         return verdict
     decisive = weights.decisive()
@@ -258,8 +258,10 @@ def _with_ztsnr(inputs: Sequence[InputPrediction], weights: Weights, verdict: Ve
     }
     if all(weight in (0.0, 1.0) for weight in decisive.values()):
         return Verdict(verdict.type, chosen.ztsnr, place, (notice("info", "ztsnr-kept", **params),))
-    preset = OUT_FROM_B if place == 1 else OUT_FROM_A
-    mixed = notice("warning", "ztsnr-mixed", preset, **{**params, "preset": preset})
+    mixed = notice("warning", "ztsnr-mixed", **params)
+    if len(inputs) == 2 and (inputs[0].ztsnr or reaches_b):
+        preset = OUT_FROM_A if inputs[0].ztsnr else OUT_FROM_B
+        mixed = notice("warning", "ztsnr-mixed-preset", preset, **{**params, "preset": preset})
     return Verdict(verdict.type, chosen.ztsnr, place, (mixed,))
 
 

@@ -70,12 +70,16 @@ NOTICES: Mapping[str, Pair] = {
     ),
     "ztsnr-mixed": (
         "Only {names} is known to have zero terminal SNR; it lives in {blocks}. The result follows {name}, which "
-        "weighs most there "
-        "({with} ZTSNR). To keep it whole give those blocks to one model alone: the preset {preset} does",
+        "weighs most there ({with} ZTSNR)",
         "ゼロ終端SNR(ZTSNR)とわかっているのは {names} だけで、それは {blocks} に現れます。"
-        "結果はそこで最も重みの大きい {name} "
-        "に従います(ZTSNR {with})。そのまま保つには、プリセット {preset} でこれらのブロックを一方のモデルだけに"
-        "してください",
+        "結果はそこで最も重みの大きい {name} に従います(ZTSNR {with})",
+    ),
+    "ztsnr-mixed-preset": (
+        "Only {names} is known to have zero terminal SNR; it lives in {blocks}. The result follows {name}, which "
+        "weighs most there ({with} ZTSNR). To keep ZTSNR give those blocks to {names} alone: the preset {preset} does",
+        "ゼロ終端SNR(ZTSNR)とわかっているのは {names} だけで、それは {blocks} に現れます。"
+        "結果はそこで最も重みの大きい {name} に従います(ZTSNR {with})。ZTSNR を保つには、プリセット {preset} で"
+        "これらのブロックを {names} だけのものにしてください",
     ),
     "ztsnr-kept": (
         "Only {names} is known to have zero terminal SNR; it lives in {blocks}, which are {name}'s alone: the result "
@@ -96,9 +100,9 @@ NOTICES: Mapping[str, Pair] = {
     ),
     "ztsnr-partly-carried": (
         "B − C carries a change of zero terminal SNR, which lives in {blocks}, and only a part of it is added there. "
-        "The result is taken to be {with} ZTSNR, as {name}. The preset {preset} keeps it whole",
+        "The result is taken to be {with} ZTSNR, as {name}. With the preset {preset} it has ZTSNR whole",
         "B − C は {blocks} に現れるゼロ終端SNR(ZTSNR)の変化を含みますが、一部しか足されません。結果は {name} と同じく "
-        "ZTSNR {with} とみなします。プリセット {preset} を使うとそのまま保たれます",
+        "ZTSNR {with} とみなします。プリセット {preset} を使うと、結果は完全な ZTSNR になります",
     ),
     # ---- plan
     "widened": (
@@ -357,6 +361,16 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
         (
             "Give up to eight numbers (IN, OUT, OUT2, contrast, brightness, three colours) or NAME=value",
             "最大 8 個の数値(IN, OUT, OUT2, コントラスト, 明るさ, 色 3 つ)、または NAME=値 で指定してください",
+        ),
+    ),
+    "finetune-order": (
+        (
+            "the number {text!r} stands after {named!r} without a name",
+            "{named!r} の後に名前のない数値 {text!r} があります",
+        ),
+        (
+            "Write decimals with a point, as in CONT=0.5, and numbers without a name first",
+            "小数は CONT=0.5 のように点(.)で書き、名前のない数値は先に並べてください",
         ),
     ),
     "finetune-count": (

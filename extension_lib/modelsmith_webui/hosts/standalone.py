@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from modelsmith.decision import Override
+from modelsmith.errors import Cancelled
 from modelsmith_webui.host import Capability, JobControl, LoadedStatus, ModelFile
 from modelsmith_webui.overrides import read_override, write_override
+from modelsmith_webui.tab.html import notice
+from modelsmith_webui.tab.texts import Texts
 
 MODEL_ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
 
@@ -46,30 +49,37 @@ class Jobs:
     """One job at a time, and what a page that asks about one is told; also the JobControl of the one that runs."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._state = threading.Lock()
+        self._state = threading.Condition()
         self._running: str | None = None
         self._waiting: list[str] = []
+        self._withdrawn: deque[str] = deque(maxlen=FINISHED_KEPT)
         self._finished: deque[str] = deque(maxlen=FINISHED_KEPT)
         self._fraction, self._text, self._started = 0.0, "", 0.0
         self._stop = threading.Event()
 
     def run(self, task: str, function: Callable[[], Any]) -> Any:
-        """Run a job when its turn comes and return what it returns."""
+        """Run a job when its turn comes and return what it returns. Raises Cancelled where it was stopped before."""
         with self._state:
             self._waiting.append(task)
-        with self._turn:
+            self._state.wait_for(lambda: task in self._withdrawn or self._next(task))
+            self._waiting.remove(task)
+            if task in self._withdrawn:
+                self._finished.append(task)
+                self._state.notify_all()
+                raise Cancelled
+            self._running, self._fraction, self._text = task, 0.0, ""
+            self._started = time.monotonic()
+            self._stop.clear()
+        try:
+            return function()
+        finally:
             with self._state:
-                self._waiting.remove(task)
-                self._running, self._fraction, self._text = task, 0.0, ""
-                self._started = time.monotonic()
-                self._stop.clear()
-            try:
-                return function()
-            finally:
-                with self._state:
-                    self._running = None
-                    self._finished.append(task)
+                self._running = None
+                self._finished.append(task)
+                self._state.notify_all()
+
+    def _next(self, task: str) -> bool:
+        return self._running is None and self._waiting[0] == task
 
     def report(self, fraction: float, text: str) -> None:
         with self._state:
@@ -78,9 +88,13 @@ class Jobs:
     def cancelled(self) -> bool:
         return self._stop.is_set()
 
-    def interrupt(self) -> None:
+    def interrupt(self, task: str = "") -> None:
+        """Stop one job, whether it runs, waits or is on its way here; without a name the one that runs."""
         with self._state:
-            if self._running is not None:
+            if task and task != self._running:
+                self._withdrawn.append(task)
+                self._state.notify_all()
+            elif self._running is not None:
                 self._stop.set()
 
     def describe(self, task: str) -> dict[str, Any]:
@@ -168,15 +182,18 @@ class StandaloneHost:
     def wrap_job(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
         @wraps(function)
         def run(task: str, *values: Any) -> Any:
-            return self.jobs.run(str(task), lambda: function(task, *values))
+            try:
+                return self.jobs.run(str(task), lambda: function(task, *values))
+            except Cancelled:  # while it waited
+                return [*extra_outputs, notice("info", Texts(self.language)("Cancelled. Nothing was written."))]
 
         return run
 
     def job_control(self) -> JobControl:
         return self.jobs
 
-    def interrupt(self) -> None:
-        self.jobs.interrupt()
+    def interrupt(self, task: str = "") -> None:
+        self.jobs.interrupt(task)
 
     def override(self, path: Path) -> Override:
         return read_override(path)

@@ -243,7 +243,7 @@ class WebuiHost:
     def job_control(self) -> JobControl:
         return WebuiJob()
 
-    def interrupt(self) -> None:
+    def interrupt(self, task: str = "") -> None:
         from modules import shared
 
         shared.state.interrupt()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from modelsmith.merge.blocks import PLACEMENTS, Block, BlockLayout, presets_for
+from modelsmith.merge.blocks import PLACEMENTS, Block, BlockLayout, preset_weights, presets_for
 from modelsmith.merge.presets import PRESETS
 from modelsmith_webui.tab.html import tag, text_tag
 from modelsmith_webui.tab.texts import Texts
@@ -132,15 +132,12 @@ def _rows(blocks: Sequence[Block], tr: Texts, holds: Mapping[str, str]) -> list[
 
 
 def _presets(layout: BlockLayout) -> dict[str, list[float] | dict[str, float]]:
-    """The known presets, to four places as the text field shows them: whole rows in the layout's order, or, where a
-    preset names only some blocks, those by name."""
+    """The known presets, to four places as the text field shows them: whole rows, or, where a preset names only some
+    blocks, those by name."""
     rows: dict[str, list[float] | dict[str, float]] = {}
     for name, given in presets_for(layout).items():
-        if name in PRESETS:
-            weights = layout.resolve(given, 0.0)
-            rows[name] = [round(weights[block], 4) for block in layout.positional]
-        else:
-            rows[name] = {block: round(value, 4) for block, value in given.items()}
+        weights = {block: round(value, 4) for block, value in given.items()}
+        rows[name] = list(weights.values()) if name in PRESETS else weights
     return rows
 
 
@@ -193,14 +190,13 @@ def editor_data(
     if len(layout.positional) < 2:
         return {}
     holds = block_contents(layout, header, tr)
-    inner = [block.id for block in layout.blocks if block.group == "blocks"]
     return {
         "layout": layout.id,
         "label": layout.label,
         "main": _rows(main_blocks(layout), tr, holds),
         "side": _rows(side_blocks(layout), tr, holds),
         "order": list(layout.positional),
-        "run": ["IN", *inner, "OUT"] if inner else [],
+        "row": list(preset_weights("ALL_A", layout)),
         "fold": layout.id == "sdxl",
         "presets": _presets(layout),
         "places": placements(layout),

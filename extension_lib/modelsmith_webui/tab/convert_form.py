@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modelsmith.errors import UsageError
+from modelsmith.files.names import made_name
 from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.places import output_beside, output_folder, output_of_kind
 from modelsmith_webui.tab.compat import file_path
@@ -178,14 +179,14 @@ class ConvertForm:
         stem = file.path.stem
         if self.what == "share":
             name = suggest_name(file.path, self.title.strip() or None)
-            return f"{name}-fp16" if name == stem else name
+            return made_name(name, "-fp16") if name == stem else name
         if self.what == "convert":
             kinds = {item.partition("=")[2] for item in self.precision().split(",") if item}
-            return f"{stem}-{kinds.pop() if len(kinds) == 1 else 'converted'}"
+            return made_name(stem, f"-{kinds.pop() if len(kinds) == 1 else 'converted'}")
         if self.what == "parts":
             words = {"only": self.part_id, "drop": f"no-{self.part_id}", "put": f"with-{self.part_id}"}
-            return f"{stem}-{words.get(self.part_work) or id_of(LAYOUTS, self.layout) or 'names'}"
-        return f"{stem}-{_SUFFIX.get(self.what, 'new')}"
+            return made_name(stem, f"-{words.get(self.part_work) or id_of(LAYOUTS, self.layout) or 'names'}")
+        return made_name(stem, f"-{_SUFFIX.get(self.what, 'new')}")
 
     def target(self, host: Host, file: ModelFile) -> Path:
         """The new file of one input. Raises UsageError for a name that is no plain file name."""

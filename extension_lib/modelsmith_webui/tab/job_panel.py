@@ -64,7 +64,7 @@ class JobPanel:
         job = self.host.wrap_job(run, extra_outputs=[gr.update() for _ in lists])
         script = f"modelsmithStart_{self.view}" if self.host.progress_script else None
         listen(self.start.click, job, [self.task, *inputs], [*lists, self.result], js=script, job=True)
-        listen(self.stop.click, self.host.interrupt)
+        listen(self.stop.click, self.host.interrupt, [self.task], js=f"modelsmithStop_{self.view}")
 
     def follow(self, events: Sequence[Any], inputs: Sequence[Any], plan: Callable[[Values], str]) -> None:
         """Ask for the plan at every change; an answer that a later one overtook is not shown."""

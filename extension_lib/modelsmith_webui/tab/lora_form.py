@@ -28,19 +28,12 @@ if TYPE_CHECKING:
     from modelsmith.lora.extract import Components, ExtractRequest
     from modelsmith.lora.factorise import RankChoice
 
-_LONGEST = 180
-
 
 def rank_choice(rank: int, energy: float, clamp: float = 1.0, seed: int = 0) -> RankChoice:
     """How ranks are chosen: ``rank``, or the least that keeps the share ``energy`` where that is below 1."""
     from modelsmith.lora.factorise import RankChoice
 
     return RankChoice(rank, None if energy >= 1 else energy, "auto", None if clamp >= 1 else clamp, seed)
-
-
-def suggested(*stems: str) -> str:
-    """A name of several files' names."""
-    return "-".join(stems)[:_LONGEST]
 
 
 @dataclass(frozen=True)
@@ -104,17 +97,17 @@ class LoraForm:
         """The new file. Raises UsageError for a name that is no plain file name, or a missing choice."""
         if self.what == "bake":
             checkpoint = find_checkpoint(host, self.checkpoint, "")
-            stems = [file.path.stem for file in self._of_rows(host)]
-            return output_beside(checkpoint, self.name, suggested(checkpoint.path.stem, *stems))
+            files = [checkpoint, *self._of_rows(host)]
+            return output_beside(checkpoint, self.name, "-".join(file.path.stem for file in files))
         if self.what == "extract":
             tuned = find_checkpoint(host, self.tuned, "")
-            return output_of_kind(host, "lora", self.name, suggested(tuned.path.stem[: _LONGEST - 5], "lora"))
+            return output_of_kind(host, "lora", self.name, tuned.path.stem, "-lora")
         if self.what == "merge":
             files = self._of_rows(host)
-            return output_beside(files[0], self.name, suggested(*(file.path.stem for file in files)))
+            return output_beside(files[0], self.name, "-".join(file.path.stem for file in files))
         file = self.file(host)
         amount = f"rank{self.rank:.0f}" if self.energy >= 1 else f"energy{self.energy:g}"
-        return output_beside(file, self.name, suggested(file.path.stem[: _LONGEST - 20], amount))
+        return output_beside(file, self.name, file.path.stem, f"-{amount}")
 
     @property
     def device(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelsmith.files.names import made_name, output_path
 from modelsmith.merge.blocks import BlockLayout, layout_for, weights_from_list
 from modelsmith.merge.methods import MethodSpec, ParameterSpec, get_method
 from modelsmith.merge.methods.spec import METHODS
@@ -183,12 +184,10 @@ class MergeForm:
         amount = f"{next(iter(values.values())):.2f}" if values else self.spec.id
         if any(self.of_blocks(self.block_texts).values()):
             amount = "blocks"
-        return "_".join([stems[0], amount, *stems[1:]])[:180]
+        return made_name("_".join([stems[0], amount, *stems[1:]]))
 
     def output(self, host: Host, files: Sequence[ModelFile]) -> Path:
         """Where the result is written. Raises UsageError for a name that is no plain file name."""
-        from modelsmith.files.names import output_path
-
         folder = host.checkpoint_folder()
         if self.name.strip():
             return output_path(folder, self.name.strip())

@@ -171,7 +171,7 @@ class MergeView:
         done = listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)
         # The name may be taken now, and the time that a merge takes is known.
         listen(done.then, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
-        listen(self.cancel.click, self.host.interrupt)
+        listen(self.cancel.click, self.host.interrupt, [self.task], js="modelsmithStop_merge")
         listen(self.queue.click, self.enqueue, ticketed, [self.result], js="modelsmithPlan")
         listen(self.unsaved_merge.click, self.write_recipe, ticketed, outputs, js="modelsmithPlan")
 

@@ -83,11 +83,11 @@ class VaeForm:
         stem = file.path.stem
         if self.what == "bake":
             checkpoint = self.into(host)
-            return output_beside(checkpoint, self.name, f"{checkpoint.path.stem}-{stem}"[:180])
+            return output_beside(checkpoint, self.name, f"{checkpoint.path.stem}-{stem}")
         if self.what == "extract" and file.kind != "vae":
-            return output_of_kind(host, "vae", self.name, f"{stem}-vae")
+            return output_of_kind(host, "vae", self.name, stem, "-vae")
         ending = "fp16-cured" if self.what == "fix" else id_of(NAMINGS, self.naming)
-        return output_beside(file, self.name, f"{stem}-{ending}")
+        return output_beside(file, self.name, stem, f"-{ending}")
 
     def into(self, host: Host) -> ModelFile:
         """The checkpoint that the VAE is put into. Raises UsageError, UnknownNameError."""

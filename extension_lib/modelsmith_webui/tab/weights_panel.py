@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from modelsmith_webui.host import Host, find_file
 from modelsmith_webui.tab.block_editor import Layer, editor_html
 from modelsmith_webui.tab.compat import hear, listen, unsaved
 from modelsmith_webui.tab.files import find_checkpoint
-from modelsmith_webui.tab.html import notice, tag, text_tag
+from modelsmith_webui.tab.html import answer_mark, notice, tag, text_tag
 from modelsmith_webui.tab.merge_form import all_parameters, block_parameters, layout_of, methods
 from modelsmith_webui.tab.plan_page import failure_html, formula_html
 from modelsmith_webui.tab.texts import Texts
@@ -99,7 +100,7 @@ class WeightsPanel:
         listen(a.change, self.show_blocks, [a, self.fields["method"]], [self.editor])
         for slot in (a, b, c):  # a map of other models would mislead
             listen(slot.change, lambda: "", [], [self.difference])
-        hear(self.preset_edit, lambda message: [self.keep_preset(message)], [self.preset_said])
+        hear(self.preset_edit, lambda message: [self.preset_answer(message)], [self.preset_said])
         task = unsaved(
             gr.Textbox(value="", visible=False, label="Task of difference", elem_id="modelsmith_difference_task")
         )
@@ -109,7 +110,7 @@ class WeightsPanel:
         job = self.host.wrap_job(self.compare, extra_outputs=[])
         script = "modelsmithStart_difference" if self.host.progress_script else None
         listen(self.show_difference.click, job, [task, *inputs], [self.difference], js=script, job=True)
-        listen(self.stop_difference.click, self.host.interrupt)
+        listen(self.stop_difference.click, self.host.interrupt, [task], js="modelsmithStop_difference")
 
     # what the method has
 
@@ -176,12 +177,20 @@ class WeightsPanel:
 
     # presets and the map
 
-    def keep_preset(self, message: str) -> str:
-        """Save the preset that the page sends, or delete it."""
+    def preset_answer(self, message: str) -> str:
+        """Why a preset was not kept, if so, and the mark by which the page's script knows what that answers."""
         try:
-            found = json.loads(message)
+            asked = json.loads(message)
+            return self.keep_preset(asked) + answer_mark(str(asked.get("ticket")))
+        except (ValueError, AttributeError) as error:
+            logger.warning("the page sent no preset: %s", error)
+            return notice("error", self.tr("The preset could not be saved."))
+
+    def keep_preset(self, found: Mapping[str, Any]) -> str:
+        """Save the preset that the page sends, or delete it. Returns why that could not be, if so."""
+        try:
             name, text, layout = str(found["name"]), str(found["text"]), LAYOUTS[str(found["layout"])]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             logger.warning("the page sent no preset: %s", error)
             return notice("error", self.tr("The preset could not be saved."))
         try:
