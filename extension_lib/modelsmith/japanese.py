@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import cast
 
 ROOMS = ("files", "merge", "convert", "lora", "vae")
+_tables = [f"modelsmith.{room}.sentences" for room in ROOMS]
 
 _KINDS: Mapping[str, str] = {
     "part": "部分",
@@ -30,6 +31,11 @@ _KINDS: Mapping[str, str] = {
     "preset": "プリセット",
     "VAE family": "VAE の系統",
     "command": "コマンド",
+    "model file": "モデルファイル",
+    "history entry": "履歴",
+    "job": "ジョブ",
+    "{} override": "{} の指定",
+    "CFG rescale (a number from 0 to 1)": "CFG rescale（0 から 1 の数値）",
 }
 """What ``UnknownNameError`` says is unknown."""
 
@@ -73,12 +79,19 @@ def unknown_name(kind: str, name: str, near: str | None, known: Iterable[str]) -
 
 @lru_cache(maxsize=1)
 def tables() -> Mapping[str, str]:
-    """All sentences of all rooms, Japanese by English."""
+    """All sentences of all rooms, and of packages that have added theirs, Japanese by English."""
     found: dict[str, str] = {}
-    for room in ROOMS:
-        module = importlib.import_module(f"modelsmith.{room}.sentences")
-        found.update(cast("Mapping[str, str]", module.JAPANESE))
+    for name in _tables:
+        found.update(cast("Mapping[str, str]", importlib.import_module(name).JAPANESE))
     return found
+
+
+def add_table(module: str) -> None:
+    """Have the sentences of a package around the library found too: ``JAPANESE`` of this module, read when needed."""
+    if module not in _tables:
+        _tables.append(module)
+        tables.cache_clear()
+        _patterns.cache_clear()
 
 
 _Patterns = tuple[tuple[re.Pattern[str], str, bool], ...]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +443,22 @@ def test_choosing_a_method_shows_its_controls(host: StandaloneHost) -> None:
 def test_only_the_blocks_of_the_first_method_are_shown_at_first(host: StandaloneHost) -> None:
     view = merge_view(host)
     assert {name for name in block_parameters() if view.fields[f"blocks_{name}"].visible} == {"alpha"}
+
+
+def test_an_error_is_of_one_language_whatever_the_files_are_called(host: StandaloneHost) -> None:
+    (host.models / DEMO_B).rename(host.models / "日本語のモデル.safetensors")
+    form = MergeForm(models=("日本語のモデル.safetensors", DEMO_A, None), method="Weighted sum", name="日本語のモデル")
+    view = merge_view(host)
+    said, remedy = re.findall(r"<span class=[^>]*>([^<]*)</span>", view.plan_of(form)[0])[:2]
+    assert said == "日本語のモデル exists already."
+    assert remedy == "Choose another name or allow it to be replaced."
+    host.chosen_language = "ja_JP"
+    assert "は既に存在します。" in view.plan_of(form)[0]
+    for changes, told in (
+        ({"models": ("nowhere", DEMO_A, None)}, "モデルファイル &#x27;nowhere&#x27; は見つかりません"),
+        ({"loras": '[{"name": "x", "strength": 500}]'}, "x の強さが 500 になっています。"),
+    ):
+        assert told in view.plan_of(replace(form, name="new", **changes))[0]
 
 
 def test_a_name_is_made_of_whatever_the_models_are_called(host: StandaloneHost) -> None:

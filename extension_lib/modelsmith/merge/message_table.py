@@ -192,7 +192,7 @@ ERRORS: Mapping[str, tuple[Pair, Pair]] = {
             "Use add difference with A = {eps}, B = {v}, C = the epsilon model that {v} was made from (alpha 1); or "
             "take "
             "the blocks OUT, TIME and FINAL from one of them alone (preset {preset}); text encoder and VAE mix freely",
-            "「差分を足す」で A = {eps}、B = {v}、C = {v} の元になった epsilon モデル(alpha 1)とするか、ブロック OUT・"
+            "「差分を加算」で A = {eps}、B = {v}、C = {v} の元になった epsilon モデル(alpha 1)とするか、ブロック OUT・"
             "TIME・FINAL を一方だけのものにしてください(プリセット {preset})。テキストエンコーダーと VAE は自由に"
             "混ぜられます",
         ),

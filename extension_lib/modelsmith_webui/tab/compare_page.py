@@ -9,6 +9,7 @@ from modelsmith.errors import BadFileError
 from modelsmith.files.header import FileHeader, read_header
 from modelsmith.identify import Report, identify
 from modelsmith_webui.tab.html import notice, size_text, tag, text_tag
+from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.report_page import architecture_text, badge_row, layout_text, part_text, variant_text
 from modelsmith_webui.tab.tables import row
 from modelsmith_webui.tab.texts import Texts
@@ -22,7 +23,7 @@ def compare_html(first: Path, second: Path, tr: Texts) -> str:
     try:
         headers = read_header(first), read_header(second)
     except BadFileError as error:
-        return notice("error", *tr.error(error))
+        return failure_html(error, tr)
     reports = identify(first), identify(second)
     heads = "".join(
         tag("th", text_tag("div", PurePath(report.file).name, "ms-name") + badge_row(report, tr), scope="col")

@@ -210,7 +210,7 @@ def _job(job: Job, tr: Texts, waiting: Sequence[str]) -> str:
         acts.append(action("cancel", tr("Cancel"), job.id))
     told = tr.said(job.text) if job.state == "running" else ""
     if job.state == "failed":
-        told = " ".join(sentence(tr.said(part)) for part in (job.error, job.remedy) if part)
+        told = " ".join(sentence(tr.said(part), tr.message_language) for part in (job.error, job.remedy) if part)
     cells = [
         text_tag("td", job.title or job.kind, "ms-name"),
         tag("td", state),

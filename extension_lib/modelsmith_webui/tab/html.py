@@ -29,23 +29,27 @@ def badge(text: str, kind: str = "", title: str = "") -> str:
     return text_tag("span", text, f"ms-badge {kind}".strip(), **extra)
 
 
-def sentence(text: str) -> str:
-    """``text`` with a full stop where it has no end of its own: two that follow each other must not run together."""
+def sentence(text: str, language: str = "ja") -> str:
+    """``text`` with a full stop where it has no end of its own: two that follow each other must not run together.
+
+    language: of the page. In English, Japanese letters belong to a name; in Japanese, a text without any is not
+    translated.
+    """
     text = text.strip()
     if not text or text[-1] in ".!?:…。！？":
         return text
-    return text + ("。" if any(map(_is_japanese, text)) else ".")
+    return text + ("。" if language == "ja" and any(map(_is_japanese, text)) else ".")
 
 
 def _is_japanese(letter: str) -> bool:
     return "\u3040" <= letter <= "\u30ff" or "\u4e00" <= letter <= "\u9fff"
 
 
-def notice(kind: str, text: str, remedy: str = "") -> str:
-    """One message: ``kind`` is info, warning, error or done."""
+def notice(kind: str, text: str, remedy: str = "", language: str = "ja") -> str:
+    """One message: ``kind`` is info, warning, error or done. language: see :func:`sentence`."""
     if not remedy:
         return notice_with(kind, text, "")
-    return notice_with(kind, sentence(text), text_tag("span", sentence(remedy), "ms-notice-remedy"))
+    return notice_with(kind, sentence(text, language), text_tag("span", sentence(remedy, language), "ms-notice-remedy"))
 
 
 def notice_with(kind: str, text: str, more: str) -> str:

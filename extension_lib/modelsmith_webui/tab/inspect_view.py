@@ -14,6 +14,7 @@ from modelsmith_webui.host import Host, ModelFile
 from modelsmith_webui.tab.compat import hear, listen, plan_again_button, unsaved
 from modelsmith_webui.tab.files import all_labels, find_labelled
 from modelsmith_webui.tab.html import notice, tag, text_tag
+from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.report_links import leads_of, ways_of
 from modelsmith_webui.tab.report_page import Beside, empty_html, loaded_line, report_html
 from modelsmith_webui.tab.texts import Texts
@@ -150,7 +151,7 @@ class InspectView:
         try:
             first, second = find_labelled(self.host, label), find_labelled(self.host, other)
         except ModelsmithError as error:
-            return notice("error", *self.tr.error(error)) + _answer_to(label, other)
+            return failure_html(error, self.tr) + _answer_to(label, other)
         return compare_html(first.path, second.path, self.tr) + _answer_to(label, other)
 
     def offer(self) -> Any:
@@ -184,7 +185,7 @@ class InspectView:
         try:
             file = find_labelled(self.host, label)
         except ModelsmithError as error:
-            return Page(notice("error", *self.tr.error(error)), None, None)
+            return Page(failure_html(error, self.tr), None, None)
         return self.page_of(file.path, file)
 
     def drop(self, message: str) -> list[Any]:
@@ -215,7 +216,7 @@ class InspectView:
             )
             self.host.set_override(file.path, chosen)
         except ModelsmithError as error:
-            return [gr.update(), notice("error", *self.tr.error(error))]
+            return [gr.update(), failure_html(error, self.tr)]
         text = self.tr("Saved for this file.") if not chosen.is_auto else self.tr("Back to automatic.")
         page = self.page_of(file.path, file).html
         return [page + _answer_to(label or ""), notice("done", text)]

@@ -45,7 +45,7 @@ def folded(kind: str, text: str, names: Sequence[str], tr: Texts) -> str:
     if len(names) > _LISTED:
         shown = tr("{names} and {count} more", names=shown, count=len(names) - _LISTED)
     inner = text_tag("summary", tr("Which ones")) + text_tag("p", shown)
-    return notice_with(kind, sentence(text), tag("details", inner, "ms-listed"))
+    return notice_with(kind, sentence(text, tr.message_language), tag("details", inner, "ms-listed"))
 
 
 def match_html(report: MatchReport, tr: Texts) -> str:

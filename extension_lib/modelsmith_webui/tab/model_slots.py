@@ -12,8 +12,9 @@ from modelsmith.errors import ModelsmithError
 from modelsmith_webui.host import Host, find_file
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.files import checkpoint_names
-from modelsmith_webui.tab.html import esc, notice, tag, text_tag
+from modelsmith_webui.tab.html import esc, tag, text_tag
 from modelsmith_webui.tab.merge_form import SLOTS, methods
+from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.texts import Texts
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class ModelSlots:
             report = identify(path)
             recipe = recipe_html(read_header(path), self.tr, name) if report.error is None else ""
         except ModelsmithError as error:
-            return notice("error", *self.tr.error(error))
+            return failure_html(error, self.tr)
         return tag("div", badge_row(report, self.tr), "ms-badges") + recipe
 
     def more_badges(self, names: list[str] | None) -> str:

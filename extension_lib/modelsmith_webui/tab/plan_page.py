@@ -40,11 +40,11 @@ def seconds_text(seconds: float, tr: Callable[..., str] = _english) -> str:
     return tr("{hours} h {minutes} min", hours=minutes // 60, minutes=f"{minutes % 60:02d}")
 
 
-def failure_html(error: Exception, tr: Texts | None = None) -> str:
+def failure_html(error: Exception, tr: Texts, kind: str = "error") -> str:
     """The one clear message: what is wrong and what to do, in the user's language where the library has it."""
     if isinstance(error, ModelsmithError):
-        return notice("error", *(tr.error(error) if tr else (error.message, error.remedy)))
-    return notice("error", f"{type(error).__name__}: {error}")
+        return notice(kind, *tr.error(error), tr.message_language)
+    return notice(kind, f"{type(error).__name__}: {error}")
 
 
 def remedy_buttons(remedies: Sequence[Remedy]) -> str:
@@ -69,7 +69,7 @@ def notice_html(found: Notice, tr: Texts, names: Iterable[str] = ()) -> str:
     listed = dict(found.message.params).get("names", "") if found.message is not None else ""
     if ", " not in listed or not text.endswith(listed):
         return notice(found.level, text)
-    head = sentence(text.removesuffix(listed).rstrip(" :："))
+    head = sentence(text.removesuffix(listed).rstrip(" :："), tr.message_language)
     more = _AND_MORE.fullmatch(listed)
     if more:
         listed = tr("{names} and {count} more", names=more[1], count=more[2])
@@ -91,7 +91,7 @@ def refusal_html(
     kind = "warning" if mild else "error"
     told = (text.replace(f"{folder}{os.sep}", "") if folder else text for text in tr.error(error))
     message, remedy = (plainly(text, names) for text in told)
-    return tag("div", notice(kind, message, remedy) + remedy_buttons(remedies), "ms-refusal")
+    return tag("div", notice(kind, message, remedy, tr.message_language) + remedy_buttons(remedies), "ms-refusal")
 
 
 def _amounts(plan: MergePlan, tr: Texts) -> str:

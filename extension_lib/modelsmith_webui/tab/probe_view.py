@@ -10,6 +10,7 @@ import gradio as gr
 from modelsmith.errors import ModelsmithError
 from modelsmith_webui.tab.compat import listen
 from modelsmith_webui.tab.html import facts, notice, tag
+from modelsmith_webui.tab.plan_page import failure_html
 from modelsmith_webui.tab.texts import Texts
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class ProbeView:
         try:
             return finding_html(self.host.prober.run(), self.tr)
         except ModelsmithError as error:
-            return notice("error", *self.tr.error(error))
+            return failure_html(error, self.tr)
         except (OSError, RuntimeError, ValueError) as error:
             # Out of memory, or a network that another extension changed: else "is being asked" would stand for ever.
             logger.exception("the model in memory could not be asked what it predicts")

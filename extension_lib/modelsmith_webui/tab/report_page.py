@@ -255,7 +255,8 @@ def report_html(report: Report, tr: Texts, beside: Beside | None = None) -> str:
     if report.error is not None:
         # The file's name and place stand above, and what to do is part of the error.
         told = (report.error_text(tr.message_language) or "").removeprefix(f"{report.file}: ")
-        return tag("article", head + notice("error", sentence(told[:1].upper() + told[1:])), "ms-report")
+        told = sentence(told[:1].upper() + told[1:], tr.message_language)
+        return tag("article", head + notice("error", told), "ms-report")
     body = beside.extra + _messages(report, tr, beside.ways)
     left = _prediction(report, tr) + _components(report.components, tr)
     right = _facts(report, tr, beside.sha256) + _metadata(report, tr)

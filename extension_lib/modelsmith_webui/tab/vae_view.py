@@ -227,4 +227,4 @@ class VaeView:
             self.host.keep_sha256(result.path, result.sha256)
             return fixed_html(result, self.tr)
         except NothingToCure as error:
-            return notice("info", *self.tr.error(error))
+            return failure_html(error, self.tr, "info")
