@@ -26,6 +26,7 @@ from modelsmith.convert.folder import (
     plan_folder,
     run_folder,
 )
+from modelsmith.convert.hashes import hash_file
 from modelsmith.convert.jobs import ConvertJob, convert
 from modelsmith.convert.write import WriteOptions
 
@@ -174,3 +175,17 @@ def test_one_of_the_list_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["verify", str(tmp_path), "--hashes", str(tmp_path / "list.txt")]) == 1
     assert "gone.safetensors: in the list, but not there" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "a.safetensors"), "--hashes", str(tmp_path / "list.txt")]) == 0
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, folder in enumerate(("anime", "photo")):
+        (tmp_path / folder).mkdir()
+        saved(tmp_path / folder / "model.safetensors", {"weight": torch.full((2,), float(number))})
+    digests = [hash_file(tmp_path / folder / "model.safetensors").sha256 for folder in ("photo", "anime")]
+    swapped = f"{digests[0]}  anime/model.safetensors\n{digests[1]}  photo/model.safetensors\n"
+    (tmp_path / "list.txt").write_text(swapped, encoding="utf-8")
+    assert main(["verify", str(tmp_path), "--hashes", str(tmp_path / "list.txt")]) == 1
+    assert "2 checked, 2 bad" in capsys.readouterr().out
+    (tmp_path / "list.txt").write_text(f"{digests[1]}  anime/model.safetensors\n", encoding="utf-8")
+    assert main(["verify", str(tmp_path), "--hashes", str(tmp_path / "list.txt")]) == 0
+    assert "photo/model.safetensors: sound, but not in the list" in capsys.readouterr().out
