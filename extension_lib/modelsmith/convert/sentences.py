@@ -211,6 +211,10 @@ JAPANESE: Mapping[str, str] = {
     "the marker {} stands under the model's prefix, where hosts do not look": (
         "マーカー {} が UNet の接頭辞の下にあり、WebUI から見えません"
     ),
+    "the metadata field {} is missing": "メタデータに {} がありません",
+    "a model of this kind has no prediction type that could be stated": (
+        "この種類のモデルには、書き込める予測タイプがありません"
+    ),
     "the metadata field {} says {}": "メタデータの {} が {} になっています",
     "the metadata field modelspec.architecture says {}": "メタデータの modelspec.architecture が {} になっています",
     "the cross attention of its UNet, or its text encoders, are those of {}": (

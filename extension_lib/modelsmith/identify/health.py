@@ -81,9 +81,8 @@ def _prediction(draft: Draft) -> None:
         draft.warnings.append(say("stray-ztsnr"))
     for evidence in prediction.evidence:
         if evidence.source == "file name" and evidence.says not in (prediction.type, "flow"):
-            if evidence.says == "ztsnr" and prediction.zero_terminal_snr:
-                continue
-            draft.warnings.append(say("name-hint", hint=evidence.says))
+            if not any(one.says == evidence.says and one.source != "file name" for one in prediction.evidence):
+                draft.warnings.append(say("name-hint", hint=evidence.says))
 
 
 def _claims(draft: Draft) -> None:
