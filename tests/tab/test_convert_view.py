@@ -263,6 +263,19 @@ def test_files_are_told_apart_by_their_folders(
     assert "2 written" in html and all(name in html for name in namesakes)
 
 
+def test_the_plan_refuses_what_the_job_would(view: ConvertView, host: StandaloneHost) -> None:
+    same = DEMO_A.removesuffix(".safetensors")
+    for action in ({"unet": "bf16"}, {"action": "Prune"}, {"action": "Share"}):
+        assert "is the input itself" in plan(view, **action, name=same, overwrite=True)
+    torch.save({"state_dict": {}, "note": "empty"}, host.models / "nothing.ckpt")
+    for action in ({}, {"action": "Prune"}, {"action": "Repair"}, {"action": "Share"}):
+        shown = plan(view, file="nothing.ckpt", **action)
+        assert "no tensor in it that can be read" in shown and "Written to" not in shown
+    for name in ('a "b"', 'c "b"'):
+        (host.models / f"{name}.safetensors").write_bytes((host.models / DEMO_A).read_bytes())
+    assert "2 written, 0 skipped, 0 failed" in start(view, file=folder_of(host), unet="bf16", name="new", only='"b"')
+
+
 def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) -> None:
     file = folder_of(host)
     shown = plan(view, file=file, unet="bf16", name="new")

@@ -59,8 +59,10 @@ def _sizes(before: int, after: int, tr: Texts) -> str:
     return text if after != before else f"{text} ({tr('no change')})"
 
 
-def _where(target: Path, form: ConvertForm, tr: Texts) -> tuple[list[tuple[str, str]], str]:
-    """Rows and a warning about the place of the output."""
+def _where(source: Path, target: Path, form: ConvertForm, tr: Texts) -> tuple[list[tuple[str, str]], str]:
+    """Rows and a warning about the place of the output. Raises UsageError where it is that of the input."""
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"{target} is the input itself", "Choose another name; the original is never changed")
     rows = [(tr("Written to"), str(target)), (tr("Free disk space"), size_text(free_bytes(target.parent)))]
     if target.exists() and not form.overwrite:
         return rows, notice("warning", tr("A file of this name exists already."), tr("Choose another name."))
@@ -80,7 +82,7 @@ def notes_html(notes: Sequence[str], tr: Texts) -> str:
 def _convert(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     plan = plan_convert(file.path, form.job(host))
     target = form.target(host, file)
-    place, warning = _where(target, form, tr)
+    place, warning = _where(file.path, target, form, tr)
     rows = [
         (tr("Size"), _sizes(plan.bytes_in, plan.bytes_out, tr)),
         (tr("Tensors"), f"{plan.tensors_in} → {plan.tensors_out}"),
@@ -120,7 +122,7 @@ def _repair(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     findings, _ = repair(file.path, None, form.repair_options(host))
     html = findings_html(findings, tr, done=False)
     if any(found.apply is not None for found in findings):
-        rows, warning = _where(form.target(host, file), form, tr)
+        rows, warning = _where(file.path, form.target(host, file), form, tr)
         return html + facts([(tr("Size"), size_text(file.path.stat().st_size)), *rows]) + warning
     return html
 
@@ -128,7 +130,7 @@ def _repair(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
 def _share(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     options = form.publish_options(file)
     plan = plan_publish(file.path, file.path.parent, options)
-    place, warning = _where(plan.target, form, tr)
+    place, warning = _where(file.path, plan.target, form, tr)
     others = [path.name for path in plan.existing if path != plan.target]
     if others and not form.overwrite and not warning:
         told = tr("These files exist already: {names}.", names=", ".join(others))
