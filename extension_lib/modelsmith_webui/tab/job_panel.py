@@ -99,6 +99,11 @@ class JobPanel:
         # What was to be made is there now, and the disk has less room.
         listen(self.done.then, show, [self.task, *inputs], [self.plan], js=f"modelsmithAfter_{self.view}")
 
+    def forget(self, *events: Any) -> None:
+        """Clear what was said of the last work: it is not about what is chosen now."""
+        for event in events:
+            listen(event, lambda: "", [], [self.result])
+
     def _run(
         self, work: Callable[[Values, JobControl], str], values: Values, after: Callable[[], list[Any]]
     ) -> list[Any]:
