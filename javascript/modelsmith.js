@@ -165,16 +165,45 @@
     const followed = new Map();
     const ownTask = view => (followed.get(view) || []).at(-1) || "";
 
+    // A button whose work is under way rests: pressed once more, it would do the same work twice. The second press of a
+    // double click does nothing in any case.
+    const ONCE = /^modelsmith_(\w+_start|merge_queue|merge_recipe)$/;
+    const LONGEST_REST = 30000; // milliseconds, where no job tells the end
+    const resting = new Map();
+
+    function rest(id, forJob) {
+        clearTimeout(resting.get(id));
+        resting.set(id, forJob ? 0 : setTimeout(wake, LONGEST_REST, id));
+        byId(id)?.setAttribute("aria-disabled", "true");
+    }
+
+    function wake(id) {
+        clearTimeout(resting.get(id));
+        resting.delete(id);
+        byId(id)?.removeAttribute("aria-disabled");
+    }
+
+    window.addEventListener("click", event => {
+        const button = event.composedPath().find(one => ONCE.test(one.id));
+        if (!button || (event.detail < 2 && !resting.has(button.id))) return;
+        event.stopImmediatePropagation();
+        event.preventDefault();
+    }, true);
+
     // Shows the host's progress bar for a task before `place`, and marks `whole` as long as it runs.
     function followTask(view, id, place, whole, atEnd) {
         remember(view, id);
         followed.set(view, [...followed.get(view) || [], id]);
         whole?.classList.add("ms-running");
+        rest(`modelsmith_${view}_start`, true);
         requestProgress(id, place, null, () => {
             if (leaving) return;
             followed.set(view, followed.get(view).filter(one => one !== id));
             if (remembered(view) === id) remember(view, null);
-            whole?.classList.remove("ms-running");
+            if (!ownTask(view)) {
+                whole?.classList.remove("ms-running");
+                wake(`modelsmith_${view}_start`);
+            }
             atEnd();
         });
     }
@@ -253,6 +282,8 @@
     }
 
     onTend(tendCorners);
+    // A button that was drawn anew meanwhile.
+    onTend(() => resting.forEach((_, id) => byId(id)?.setAttribute("aria-disabled", "true")));
 
     // A name that is cut off is told in full.
     onTend(() => root().querySelectorAll("#modelsmith_views .secondary-wrap input").forEach(field => {
@@ -263,7 +294,7 @@
         for (const act of tenders) act();
     }
 
-    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, note, pageData, ask, onTend, followTask, ownTask, takeUp, askAgain, answerAwaited};
+    window.Modelsmith = {root, byId, tr, clamp, besideLabel, element, write, fieldOf, tell, note, pageData, ask, onTend, rest, wake, followTask, ownTask, takeUp, askAgain, answerAwaited};
 
     if (typeof onUiLoaded === "function") {
         onUiLoaded(function() {

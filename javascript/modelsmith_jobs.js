@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, onTend, followTask, ownTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
+    const {root, byId, fieldOf, tell, onTend, wake, followTask, ownTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
     const pageId = Math.random().toString(36).slice(2);
     const VIEWS = ["convert", "vae", "lora", "difference"];
     // Jobs that make no file.
@@ -35,20 +35,25 @@
         return args;
     }
 
-    function follow(view, id) {
+    function follow(view, id, atEnd) {
         const place = byId(`modelsmith_${view}_progress`);
         const whole = byId(`modelsmith_${view}`) || byId(`modelsmith_${view}_tools`);
-        if (place) followTask(view, id, place, whole, () => { if (!NOTHING_NEW.has(view)) setTimeout(refreshLists, 300); });
+        if (place) followTask(view, id, place, whole, () => {
+            if (!NOTHING_NEW.has(view)) setTimeout(refreshLists, 300);
+            atEnd?.();
+        });
     }
 
-    // A job that was started before the page was loaded anew still has its bar and can be stopped.
+    // A job that was started before the page was loaded anew still has its bar and can be stopped, and what it ended
+    // with is shown.
     const lookedFor = new Set();
 
     function tendEarlier() {
         for (const view of VIEWS) {
             if (lookedFor.has(view) || !byId(`modelsmith_${view}_progress`)) continue;
             lookedFor.add(view);
-            takeUp(view, id => follow(view, id), () => {});
+            const show = id => { if (fieldOf(`modelsmith_${view}_asked`)) setTimeout(tell, 300, `modelsmith_${view}_asked`, {ended: id}); };
+            takeUp(view, id => follow(view, id, () => show(id)), show);
         }
     }
 
@@ -60,9 +65,16 @@
         return args;
     }
 
+    // The job's answer has come, which is sooner than its bar knows.
+    function after(view, values) {
+        wake(`modelsmith_${view}_start`);
+        return ask(view, values);
+    }
+
     for (const view of VIEWS) {
         window["modelsmithStart_" + view] = function() { return start(view, arguments); };
         window["modelsmithStop_" + view] = () => [ownTask(view)];
+        window["modelsmithAfter_" + view] = function() { return after(view, arguments); };
         window["modelsmithAsk_" + view] = function() { return ask(view, arguments); };
     }
 

@@ -4,7 +4,7 @@
 (function() {
     "use strict";
 
-    const {root, byId, tell, pageData, onTend, followTask, ownTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
+    const {root, byId, tell, pageData, onTend, rest, wake, followTask, ownTask, takeUp, askAgain, answerAwaited} = window.Modelsmith;
 
     // gradio hands over the values of the outputs too; only the inputs are to be sent back.
     const mergeInputs = values => Array.from(values).slice(0, Number(pageData().mergeInputs) || undefined);
@@ -21,6 +21,21 @@
         answerAwaited("modelsmith_plan");
         return args;
     };
+
+    // The merge's answer has come, which is sooner than its bar knows.
+    window.modelsmithMerged = function() {
+        wake("modelsmith_merge_start");
+        return window.modelsmithPlan(...arguments);
+    };
+
+    // Two buttons that write something down at once, and rest until it is answered.
+    for (const button of ["queue", "recipe"]) {
+        window["modelsmithAsk_" + button] = function() {
+            rest("modelsmith_merge_" + button);
+            return window.modelsmithPlan(...arguments);
+        };
+        window["modelsmithAnswered_" + button] = () => { wake("modelsmith_merge_" + button); return []; };
+    }
 
     // A folder on a network drive can take seconds to be read; milliseconds.
     const LONGEST_READING = 10000;

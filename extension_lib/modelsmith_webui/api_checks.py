@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modelsmith.convert.compare import check_file, compare, parse_hash_list
+from modelsmith.convert.compare import check_file, compare
+from modelsmith.convert.hash_list import match_hashes, parse_hash_list
 from modelsmith.errors import Cancelled
 from modelsmith.files.header import read_header
 from modelsmith.japanese import Said
 from modelsmith_webui.api_language import spoken
 from modelsmith_webui.background import Work
-from modelsmith_webui.host import Host, JobControl, ModelFile
+from modelsmith_webui.host import Host, JobControl, ModelFile, listed_paths
 
 Find = Callable[[list[ModelFile], str], ModelFile]
 
@@ -49,7 +50,7 @@ def verify_work(host: Host, find: Find, body: Any) -> Work:
     """The check of the named models, or of all. Raises UnknownNameError, UsageError for a line that is no hash."""
     known = host.model_files()
     files = [find(known, name) for name in body.names] if body.names else known
-    listed = parse_hash_list(body.hashes, "hashes")
+    listed = match_hashes(parse_hash_list(body.hashes, "hashes"), listed_paths(files))
 
     def work(control: JobControl) -> dict[str, Any]:
         answers: list[dict[str, Any]] = []
@@ -58,7 +59,7 @@ def verify_work(host: Host, find: Find, body: Any) -> Work:
                 raise Cancelled
             control.report(number / len(files), file.path.name)
             told = host.cached_sha256(file) if body.known_hashes else None
-            expected = listed.get(file.path.name, frozenset({told} if told else ()))
+            expected = listed.by_file.get(file.path, frozenset({told} if told else ()))
             found = check_file(
                 file.path, values=body.read_values, expected=expected or None, cancelled=control.cancelled
             )
@@ -70,7 +71,7 @@ def verify_work(host: Host, find: Find, body: Any) -> Work:
                     "hash_checked": bool(expected),
                 }
             )
-        missing = sorted(set(listed) - {file.path.name for file in files})
-        return {"bad": sum(bool(one["problems"]) for one in answers), "files": answers, "not_found": missing}
+        bad = sum(bool(one["problems"]) for one in answers)
+        return {"bad": bad, "files": answers, "not_found": list(listed.missing)}
 
     return work

@@ -6,7 +6,7 @@ A host is told by what can be imported from it, never by a version string.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,16 @@ class ModelFile:
     path: Path
     kind: Literal["checkpoint", "vae", "lora", "text_encoder", "other"]
     sha256: str | None = None
+
+
+def listed_path(file: ModelFile) -> str:
+    """The file with its folder, as the host lists it; the short hash of a title is left out."""
+    return (file.name.rsplit(" [", 1)[0] if file.name.endswith("]") else file.name).replace("\\", "/")
+
+
+def listed_paths(files: Sequence[ModelFile]) -> dict[Path, str]:
+    """The files by their places, each as :func:`listed_path` calls it."""
+    return {file.path: listed_path(file) for file in files}
 
 
 def find_file(files: list[ModelFile], name: str) -> ModelFile:

@@ -206,3 +206,14 @@ def test_a_report_leads_to_its_repair(app: App, tab: ModelsmithPage) -> None:
     tab.page.locator("#modelsmith_view_convert").wait_for(state="visible")
     tab.wait_text("modelsmith_convert_plan", "old-merge-repaired.safetensors")
     tab.wait_text("modelsmith_convert_plan", "Damaged position_ids")
+
+
+def test_a_verdict_names_its_vae_and_goes_with_it(app: App, tab: ModelsmithPage) -> None:
+    write_hot_vae(app)
+    tab.open(app.url)
+    tab.view("vae")
+    tab.choose("modelsmith_vae_file", "sdxl-hot.safetensors")
+    tab.wait_text("modelsmith_vae_plan", "What will be measured")
+    assert "sdxl-hot.safetensors" in start(tab, "vae", "ms-warning")
+    tab.choose("modelsmith_vae_file", DEMO_A)
+    tab.page.locator("#modelsmith_vae_result .ms-warning").wait_for(state="detached")

@@ -208,6 +208,19 @@ def test_a_running_merge_is_found_again_after_a_reload(app: App, tab: Modelsmith
     assert tab.page.locator("#modelsmith_progress_panel .progressDiv").count() == 0
 
 
+def test_refreshing_looks_at_the_chosen_file_again(app: App, tab: ModelsmithPage) -> None:
+    path = app.models / "replaced.safetensors"
+    shutil.copy(app.models / f"{DEMO_A}.safetensors", path)
+    tab.open(app.url)
+    tab.page.locator("#modelsmith_inspect_refresh").click()
+    tab.choose("modelsmith_inspect_file", "replaced.safetensors")
+    tab.page.locator("#modelsmith_inspect_page .ms-columns").wait_for()
+    path.write_bytes(path.read_bytes()[:4000])
+    tab.page.locator("#modelsmith_inspect_refresh").click()
+    tab.page.locator("#modelsmith_inspect_page").get_by_text("cut short").first.wait_for()
+    path.unlink()
+
+
 def test_two_windows_take_turns(app: App, tab: ModelsmithPage) -> None:
     tab.open(app.url)
     other = ModelsmithPage(tab.page.context.new_page())

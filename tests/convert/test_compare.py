@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from convert.helpers import converted, loaded, saved, tiny_checkpoint
-from modelsmith.convert.compare import check_file, compare, read_hash_list
+from modelsmith.convert.compare import check_file, compare
+from modelsmith.convert.hash_list import match_hashes, parse_hash_list, read_hash_list
 from modelsmith.convert.hashes import hash_file
 from modelsmith.errors import UsageError
 
@@ -79,10 +80,42 @@ def test_hash_lists(tmp_path: Path) -> None:
         f"{hashes.autov3}  some/where/a b.safetensors",
     ):
         text.write_text(f"# known\n\n{line}\n")
-        known = read_hash_list(text)
-        assert check_file(path, expected=known["a b.safetensors"]).problems == ()
+        known = match_hashes(read_hash_list(text), {path: "a b.safetensors"})
+        assert known.missing == () and check_file(path, expected=known.by_file[path]).problems == ()
     assert "not one of those" in check_file(path, expected=frozenset({"0" * 64})).problems[0]
     text.write_text("no hash at all\n")
     with pytest.raises(UsageError, match="line 1"):
         read_hash_list(text)
     assert loaded(path)
+
+
+ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
+
+
+@pytest.mark.parametrize(
+    ("lines", "root", "anime", "photo", "missing"),
+    [
+        ((f"{ONE}  anime/m.ckpt", f"{TWO}  リアル系/m.ckpt"), None, ONE, TWO, ()),
+        ((f"{ONE}  anime/m.ckpt",), None, ONE, None, ()),
+        ((f"{ONE}  m.ckpt", f"{TWO}  anime/m.ckpt"), ONE, TWO, None, ()),
+        ((rf"{ONE}  C:\sd\models\anime\m.ckpt", f"{TWO} *./リアル系/m.ckpt"), None, ONE, TWO, ()),
+        ((f"{ONE}  /sd/models/anime/m.ckpt", f"{TWO}  /old/anime/m.ckpt"), None, ONE, None, ("/old/anime/m.ckpt",)),
+        ((f"{ONE}  other/m.ckpt",), ONE, None, None, ()),
+        ((f"{ONE}  other/m.ckpt", f"{TWO}  m.ckpt"), TWO, None, None, ("other/m.ckpt",)),
+        ((f"{ONE}  n.ckpt",), None, None, None, ("n.ckpt",)),
+    ],
+)
+def test_hashes_go_to_the_files_in_their_folders(
+    lines: tuple[str, ...], root: str | None, anime: str | None, photo: str | None, missing: tuple[str, ...]
+) -> None:
+    names = {Path("/sd/models", name): name for name in ("m.ckpt", "anime/m.ckpt", "リアル系/m.ckpt")}
+    found = match_hashes(parse_hash_list("\n".join(lines)), names)
+    wanted = {path: {one} for path, one in zip(names, (root, anime, photo), strict=True) if one}
+    assert {path: set(hashes) for path, hashes in found.by_file.items()} == wanted
+    assert found.missing == missing
+
+
+def test_a_bare_name_may_be_in_any_folder() -> None:
+    names = {Path("/sd/models", name): name for name in ("anime/m.ckpt", "photo/m.ckpt")}
+    found = match_hashes(parse_hash_list(f"{ONE}  m.ckpt\n{THREE}  m.ckpt"), names)
+    assert found.by_file == dict.fromkeys(names, frozenset({ONE, THREE})) and found.missing == ()

@@ -26,8 +26,10 @@ from modelsmith.convert.folder import (
     plan_folder,
     run_folder,
 )
+from modelsmith.convert.hashes import hash_file
 from modelsmith.convert.jobs import ConvertJob, convert
 from modelsmith.convert.write import WriteOptions
+from modelsmith.files.names import check_output_name
 
 LIBRARY = str(Path(modelsmith.__file__).parent.parent)
 
@@ -174,3 +176,30 @@ def test_one_of_the_list_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["verify", str(tmp_path), "--hashes", str(tmp_path / "list.txt")]) == 1
     assert "gone.safetensors: in the list, but not there" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "a.safetensors"), "--hashes", str(tmp_path / "list.txt")]) == 0
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, folder in enumerate(("anime", "photo")):
+        (tmp_path / folder).mkdir()
+        saved(tmp_path / folder / "model.safetensors", {"weight": torch.full((2,), float(number))})
+    digests = [hash_file(tmp_path / folder / "model.safetensors").sha256 for folder in ("photo", "anime")]
+    swapped = f"{digests[0]}  anime/model.safetensors\n{digests[1]}  photo/model.safetensors\n"
+    (tmp_path / "list.txt").write_text(swapped, encoding="utf-8")
+    assert main(["verify", str(tmp_path), "--hashes", str(tmp_path / "list.txt")]) == 1
+    assert "2 checked, 2 bad" in capsys.readouterr().out
+    (tmp_path / "list.txt").write_text(f"{digests[1]}  anime/model.safetensors\n", encoding="utf-8")
+    assert main(["verify", str(tmp_path), "--hashes", str(tmp_path / "list.txt")]) == 0
+    assert "photo/model.safetensors: sound, but not in the list" in capsys.readouterr().out
+
+
+def test_names_that_no_new_file_may_have_are_made_acceptable(tmp_path: Path) -> None:
+    models, out = tmp_path / "models", tmp_path / "out"
+    models.mkdir()
+    names = ['a "b"', "a _b_", "c<d", "e\\f", "long" * 60, "plain"]
+    for name in names:
+        saved(models / f"{name}.safetensors", {"weight": torch.zeros(2)})
+    tasks = plan_folder(find_models(models), models, out, Journal(out, "x"))
+    assert all(check_output_name(task.target.name) for task in tasks)
+    assert len({task.target for task in tasks}) == len(names)
+    by_source = {task.source.stem: task.target.stem for task in tasks}
+    assert (by_source["plain"], by_source["c<d"], by_source["e\\f"]) == ("plain", "c_d", "e_f")

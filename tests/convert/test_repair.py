@@ -10,12 +10,14 @@ import torch
 from convert.helpers import loaded, metadata_of, same_bits, saved, tiny_checkpoint
 from modelsmith.convert.casts import LossBook
 from modelsmith.convert.components import UNET_PREFIX
+from modelsmith.convert.jobs import repair
 from modelsmith.convert.model import open_model
 from modelsmith.convert.precision import parse_precision, set_precision
 from modelsmith.convert.repair import Finding, RepairOptions, find_faults, mend
 from modelsmith.convert.write import write_model
+from modelsmith.demo import write_demos
 from modelsmith.errors import UsageError
-from modelsmith.identify import Evidence, Prediction, Report
+from modelsmith.identify import Evidence, Prediction, Report, identify
 from modelsmith.japanese import in_japanese
 
 IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -170,6 +172,56 @@ def test_conflicts_are_left_to_the_user(tmp_path: Path) -> None:
     assert metadata_of(tmp_path / "c.safetensors") == {"modelspec.prediction_type": "epsilon", "modelspec.title": "x"}
     with pytest.raises(UsageError, match="ztsnr"):
         _looked(source, tmp_path / "d.safetensors", report, RepairOptions(prediction="velocity"))
+
+
+@pytest.fixture(scope="module")
+def sd1_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """All names of SD1."""
+    folder = tmp_path_factory.mktemp("demo")
+    return loaded(write_demos(folder)[0])
+
+
+V, Z = {"v_pred": torch.empty(0)}, {"ztsnr": torch.empty(0)}
+
+
+@pytest.mark.parametrize("told", ["v", "v+ztsnr", "epsilon"])
+@pytest.mark.parametrize("markers", [{}, V, Z, V | Z], ids=["none", "v_pred", "ztsnr", "both"])
+@pytest.mark.parametrize("says", ["", "epsilon", "v"])
+def test_what_is_said_of_an_sd1_model_is_written(
+    tmp_path: Path, sd1_model: dict[str, torch.Tensor], told: str, markers: dict[str, torch.Tensor], says: str
+) -> None:
+    fields = {"modelspec.prediction_type": says} if says else {}
+    source = saved(tmp_path / "a.safetensors", sd1_model | markers, fields)
+    repair(source, tmp_path / "b.safetensors", RepairOptions(told))
+    mended = tmp_path / "b.safetensors"
+    found = identify(mended if mended.exists() else source)
+    kind = "epsilon" if told == "epsilon" else "v_prediction"
+    assert found.prediction.type == kind and not found.prediction.conflict
+    assert found.prediction.zero_terminal_snr in ([True] if told == "v+ztsnr" else [False, None])
+    assert not {one.id for one in found.warnings} & {"stray-v-pred", "stray-ztsnr", "prediction-conflict"}
+    assert repair(mended if mended.exists() else source, None, RepairOptions(told))[0] == []
+
+
+def test_what_is_said_of_an_sd2_model_is_written(tmp_path: Path) -> None:
+    nothing = Report("a", kind="checkpoint", architecture="sd2", prediction=Prediction("undetermined"))
+    source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
+    for told, text in (("v", "v"), ("epsilon", "epsilon")):
+        (found,) = _looked(source, tmp_path / f"{text}.safetensors", nothing, RepairOptions(told))
+        assert (found.id, found.evidence) == ("metadata-prediction", f"you said so ({told})")
+        assert metadata_of(tmp_path / f"{text}.safetensors")["modelspec.prediction_type"] == text
+    named = {"modelspec.architecture": "stable-diffusion-v2-512/lora"}
+    with open_model(saved(tmp_path / "b.safetensors", tiny_checkpoint(), named)) as model:
+        mend(model, find_faults(model, nothing, RepairOptions("v")))
+        assert model.metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    flow = Report("a", kind="diffusion_model", architecture="flux1", prediction=Prediction("flow"))
+    source = saved(tmp_path / "a.safetensors", tiny_checkpoint())
+    for report in (flow, Report("a", kind="vae")):
+        (found,) = _looked(source, tmp_path / "b.safetensors", report, RepairOptions("v"))
+        assert (found.id, found.remedy) == ("prediction-unstated", "") and _is_japanese(in_japanese(found.what))
+    assert not (tmp_path / "b.safetensors").exists()
 
 
 def test_metadata_of_another_family(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_stray_markers_do_not_flip_a_model(seen: Any) -> None:
     assert sd1.prediction.type == "epsilon"
     assert sd1.prediction.conflict
     assert "stray-v-pred" in warned(sd1)
+    both = seen({**load("sd15_emaonly_fp32_sched"), **V, **Z}, name="my-vpred")
+    told = " ".join(message.text() for message in both.warnings)
+    assert "alone" not in told and "name-hint" not in warned(both)
+    stated = seen({**load("sd15_emaonly_fp32_sched"), **V, **Z}, {"modelspec.prediction_type": "v"})
+    assert (stated.prediction.type, stated.prediction.zero_terminal_snr) == ("v_prediction", True)
+    assert not {"prediction-conflict", "stray-v-pred", "stray-ztsnr"} & set(warned(stated))
     lone = seen({**load("sdxl_base_fp16"), **Z})
     assert lone.prediction.type == "epsilon"
     assert lone.prediction.zero_terminal_snr is None

@@ -227,6 +227,55 @@ def test_verifying_against_a_list_of_hashes(view: ConvertView, host: StandaloneH
     assert "line 1 of the list holds no hash" in plan(view, action="Verify", hash_list="hello")
 
 
+@pytest.fixture
+def namesakes(host: StandaloneHost) -> dict[str, str]:
+    """Two checkpoints of one name in two folders beside the demos, with their hashes."""
+    made: dict[str, str] = {}
+    for folder, name in (("anime", DEMO_A), ("リアル系", DEMO_B)):
+        (host.models / folder).mkdir()
+        data = (host.models / name).read_bytes()
+        (host.models / folder / "model.safetensors").write_bytes(data)
+        made[f"{folder}/model.safetensors"] = hashlib.sha256(data).hexdigest()
+    return made
+
+
+def test_a_list_of_hashes_tells_folders_apart(
+    view: ConvertView, host: StandaloneHost, namesakes: dict[str, str]
+) -> None:
+    first, second = namesakes
+    swapped = f"{namesakes[second]}  {first}\n{namesakes[first]}  {second}\n"
+    both = {"action": "Verify", "file": folder_of(host), "only": "model.safetensors"}
+    assert "2 of 2 hashes" in plan(view, **both, hash_list=swapped)
+    html = start(view, **both, hash_list=swapped)
+    assert "2 files checked, 2 with faults" in html and first in html and second in html
+    html = start(view, **both, hash_list=f"{namesakes[first]}  {first}")
+    assert "0 with faults" in html and "sound; no hash of it is known" in html
+    assert "1 of 1 hashes" in plan(view, **both, hash_list=f"{namesakes[first]}  {first}")
+
+
+def test_files_are_told_apart_by_their_folders(
+    view: ConvertView, host: StandaloneHost, namesakes: dict[str, str]
+) -> None:
+    both = {"file": folder_of(host), "only": "model.safetensors", "unet": "bf16", "name": "new"}
+    shown = plan(view, **both)
+    assert all(name in shown for name in namesakes)
+    html = start(view, **both)
+    assert "2 written" in html and all(name in html for name in namesakes)
+
+
+def test_the_plan_refuses_what_the_job_would(view: ConvertView, host: StandaloneHost) -> None:
+    same = DEMO_A.removesuffix(".safetensors")
+    for action in ({"unet": "bf16"}, {"action": "Prune"}, {"action": "Share"}):
+        assert "is the input itself" in plan(view, **action, name=same, overwrite=True)
+    torch.save({"state_dict": {}, "note": "empty"}, host.models / "nothing.ckpt")
+    for action in ({}, {"action": "Prune"}, {"action": "Repair"}, {"action": "Share"}):
+        shown = plan(view, file="nothing.ckpt", **action)
+        assert "no tensor in it that can be read" in shown and "Written to" not in shown
+    for name in ('a "b"', 'c "b"'):
+        (host.models / f"{name}.safetensors").write_bytes((host.models / DEMO_A).read_bytes())
+    assert "2 written, 0 skipped, 0 failed" in start(view, file=folder_of(host), unet="bf16", name="new", only='"b"')
+
+
 def test_several_files_are_done_once(view: ConvertView, host: StandaloneHost) -> None:
     file = folder_of(host)
     shown = plan(view, file=file, unet="bf16", name="new")

@@ -64,6 +64,11 @@ def test_a_vae_of_another_family_is_refused_unless_forced(tmp_path: Path) -> Non
     assert run_bake(BakeRequest(source, vae, tmp_path / "out.safetensors", force=True)).fit == "does_not_fit"
     said = BakeRequest(source, vae, tmp_path / "out.safetensors", hints=Hints(said="sd"), overwrite=True)
     assert run_bake(said).fit == "fits"
+    odd = narrow_layout(4, (32, 64))
+    unknown = write_vae(tmp_path / "odd.safetensors", odd, random_weights(odd))
+    with pytest.raises(BadFileError, match=r"cannot be told, and model\.safetensors needs one of SD1") as caught:
+        run_bake(BakeRequest(source, unknown, tmp_path / "never.safetensors"))
+    assert "系統はわからず" in caught.value.in_language("ja")[0]
     wide = write_vae(tmp_path / "flux2.safetensors", FLUX2, random_weights(FLUX2))
     with pytest.raises(BadFileError, match="32 latent channels"):
         run_bake(BakeRequest(source, wide, tmp_path / "never.safetensors", force=True))

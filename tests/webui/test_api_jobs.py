@@ -144,6 +144,10 @@ def test_compare_and_verify(client: TestClient, host: StandaloneHost) -> None:
     by_name = {Path(one["name"]).name: one for one in found["files"]}
     assert by_name[DEMO_A]["problems"] == [] and by_name[DEMO_A]["sha256"] == digest
     assert "not one of those expected" in by_name[DEMO_B]["problems"][0]
+    (host.models / "sub").mkdir()
+    (host.models / "sub" / DEMO_A).write_bytes((host.models / DEMO_B).read_bytes())
+    found = run(client, "verify", hashes=f"{digest}  {DEMO_A}", names=[DEMO_A, f"sub/{DEMO_A}"])
+    assert [one["hash_checked"] for one in found["files"]] == [True, False] and found["bad"] == 0
     found = run(client, "verify", names=[DEMO_A], read_values=False)
     assert found["bad"] == 0 and found["files"][0]["hash_checked"] is False
 

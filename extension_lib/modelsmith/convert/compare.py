@@ -14,7 +14,7 @@ from modelsmith.convert.casts import TILE, cast, decode_fp8, fp8_types
 from modelsmith.convert.hashes import hash_file
 from modelsmith.convert.model import Model, open_model
 from modelsmith.convert.nodes import Node, byte_view, in_pieces
-from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UsageError
+from modelsmith.errors import Cancelled, ModelsmithError
 from modelsmith.files.dtypes import DTYPES, count
 from modelsmith.files.header import read_header
 from modelsmith.identify.recipe_file import is_recipe_checkpoint
@@ -208,36 +208,3 @@ def not_finite(node: Node) -> tuple[int, int]:
             nan += int(wide.isnan().sum())
             infinite += int(wide.isinf().sum())
     return nan, infinite
-
-
-def read_hash_list(path: Path) -> dict[str, frozenset[str]]:
-    """Hashes by file name from a file, as for :func:`parse_hash_list`. Raises BadFileError where it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFileError(path, f"the list of hashes cannot be read ({error})", "Check the file") from error
-    return parse_hash_list(text, str(path))
-
-
-def parse_hash_list(text: str, origin: str = "the list") -> dict[str, frozenset[str]]:
-    """Hashes by file name from a text as ``sha256sum`` writes it: ``HASH  NAME``, or ``NAME HASH``, one a line.
-
-    origin: what the error names. Raises UsageError for a line that holds no hash.
-    """
-    found: dict[str, frozenset[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        first, _, rest = line.strip().partition(" ")
-        last = line.strip().rpartition(" ")
-        pairs = ((first, rest), (last[2], last[0]))
-        pair = next(((digest.lower(), name) for digest, name in pairs if _is_hash(digest) and name.strip()), None)
-        if pair is None:
-            raise UsageError(f"line {number} of {origin} holds no hash and name", "Write HASH  NAME on each line")
-        name = Path(pair[1].strip().removeprefix("*").rstrip(":").strip()).name
-        found[name] = found.get(name, frozenset()) | {pair[0]}
-    return found
-
-
-def _is_hash(text: str) -> bool:
-    return len(text) in (10, 12, 64) and all(letter in "0123456789abcdefABCDEF" for letter in text)

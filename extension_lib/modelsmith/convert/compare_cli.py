@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from modelsmith.convert.commands_cli import is_collection
-from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare, read_hash_list
+from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare
 from modelsmith.convert.folder import find_models
+from modelsmith.convert.hash_list import HashList, Matched, match_hashes, read_hash_list
 from modelsmith.speech_cli import say, told, words, write
 
 _WORDS = {
@@ -57,16 +59,17 @@ def run_verify(arguments: argparse.Namespace) -> int:
     for path in arguments.paths:
         whole = whole or is_collection(path)
         files += find_models(path) if is_collection(path) else [path]
+    matched = _matched(lists or {}, files)
     checked: list[dict[str, object]] = []
     bad = 0
     for path in files:
-        expected = lists.get(path.name) if lists is not None else None
+        expected = matched.by_file.get(path)
         result = check_file(path, values=not arguments.no_values, expected=expected)
         bad += bool(result.problems)
         checked.append({"path": str(path), "problems": list(result.problems), "sha256": result.sha256})
         if not arguments.json:
             _print_checked(result, listed=lists is None or expected is not None)
-    missing = sorted(set(lists or ()) - {path.name for path in files}) if whole else []
+    missing = matched.missing if whole else ()
     if arguments.json:
         write(json.dumps(checked + [{"path": name, "problems": ["missing"], "sha256": None} for name in missing],
                          ensure_ascii=False))  # fmt: skip
@@ -75,6 +78,15 @@ def run_verify(arguments: argparse.Namespace) -> int:
             say("{}: in the list, but not there", name)
         say("{} checked, {} bad", len(files), bad)
     return 1 if bad or missing else 0
+
+
+def _matched(listed: HashList, files: list[Path]) -> Matched:
+    """The hashes of each file, which the list may call by its path below the folder of them all."""
+    try:
+        folder = os.path.commonpath([path.absolute().parent for path in files])
+    except ValueError:  # no files, or on different drives
+        return match_hashes(listed, {path: path.name for path in files})
+    return match_hashes(listed, {path: os.path.relpath(path.absolute(), folder) for path in files})
 
 
 def _print_checked(result: Checked, *, listed: bool) -> None:

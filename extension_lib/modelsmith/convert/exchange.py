@@ -80,7 +80,7 @@ def _check_vae(model: Model, donor: Model, family: Family) -> None:
     if fits(identity, family) == "does_not_fit":
         raise UsageError(
             f"the VAE of {donor.path} is one of {identity.label()}, and {model.path} is {family}",
-            "Choose a VAE of the same family, or put it in all the same with modelsmith vae bake --force",
+            "Choose a VAE of the same family, or bake it in and say that it is to be baked all the same",
         )
 
 

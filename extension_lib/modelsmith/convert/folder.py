@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from modelsmith.errors import BadFileError, Cancelled, ModelsmithError, UsageError
+from modelsmith.files.names import made_name, output_path
 from modelsmith.files.sharded import PARTS
 
 ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".gguf"})
@@ -188,7 +189,17 @@ def plan_folder(
 
 def _place(source: Path, root: Path, output: Path, named: Callable[[Path], str] | None) -> Path:
     stem = source.name if source.is_dir() else source.stem
-    return output / source.relative_to(root).parent / f"{named(source) if named is not None else stem}.safetensors"
+    return (
+        output / source.relative_to(root).parent / f"{named(source) if named is not None else _kept(stem)}.safetensors"
+    )
+
+
+def _kept(stem: str) -> str:
+    """The name as it is, or the nearest that a new file may have."""
+    try:
+        return output_path(Path(), f"{stem}.safetensors").stem
+    except UsageError:
+        return made_name(stem)
 
 
 def _free_place(target: Path, source: Path, taken: Container[str]) -> Path:

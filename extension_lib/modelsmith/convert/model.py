@@ -91,6 +91,8 @@ def open_model(path: Path) -> Model:
     header = with_weights(read_header(path))
     if header.forbidden and not header.tensors:
         raise UnsafeFileError(path, header.forbidden)
+    if not header.tensors:
+        raise BadFileError(path, "there is no tensor in it that can be read", "Choose another file")
     stack = ExitStack()
     try:
         header = _unpacked(header, stack)

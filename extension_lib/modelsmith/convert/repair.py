@@ -219,6 +219,12 @@ def _disagreement(report: Report) -> str:
     )
 
 
+def _family(report: Report) -> str:
+    """The architecture, where it is a whole model of one; empty otherwise."""
+    known = report.architecture or (report.candidates[0] if len(report.candidates) == 1 else "")
+    return known if report.kind in ("checkpoint", "diffusion_model") else ""
+
+
 def _markers(model: Model, report: Report, told: str | None) -> list[Finding]:
     """Markers missing from SDXL v models, stray ones on others, and ones hidden under the model's prefix."""
     found: list[Finding] = []
@@ -231,16 +237,21 @@ def _markers(model: Model, report: Report, told: str | None) -> list[Finding]:
         what = "the evidence about the prediction disagrees"
         found.append(Finding("prediction-conflict", what, _disagreement(report), ""))
         return found
-    wanted = _wanted(report, told)
-    if wanted is None or report.kind not in ("checkpoint", "diffusion_model"):
+    wanted, family = _wanted(report, told), _family(report)
+    if wanted is None or not family:
         return found
     prediction, zero = wanted
-    useful = report.architecture == "sdxl" or report.candidates == ("sdxl",)
     if prediction == "v_prediction":
-        for name, needed in (("v_pred", useful), ("ztsnr", useful and zero)):
+        # Only readers of SDXL obey v_pred. Those of other families that know ztsnr read it without v_pred.
+        for name, needed in (
+            ("v_pred", family == "sdxl"),
+            ("ztsnr", zero and (family == "sdxl" or (family in _STATED and told is not None))),
+        ):
             if needed and name not in present:
                 says = "v_prediction" if name == "v_pred" else "ztsnr"
                 found.append(_added_marker(model, name, _evidence(report, told, says)))
+        if told == "v" and "ztsnr" in present:
+            found.append(_stray_marker(model, "ztsnr", _evidence(report, told, "v_prediction")))
         return found
     for name in sorted(present):
         known = _evidence(report, told, "epsilon")
@@ -276,24 +287,50 @@ def _moved_marker(model: Model, hidden: str, name: str) -> Finding:
 
 _FIELDS = ("modelspec.prediction_type", "modelspec.predict_key")
 _SPELLED = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+# Families of which a host can be told the prediction type; where no marker says it, the metadata do.
+_STATED = ("sd1", "sd2", "sdxl-refiner", "kolors")
+_SD2_NAMES = {"v_prediction": "stable-diffusion-v2-768-v", "epsilon": "stable-diffusion-v2-512"}
 
 
 def _metadata(model: Model, report: Report, told: str | None) -> list[Finding]:
-    """Fields that say another prediction, or another family, than the tensors do."""
+    """Fields that say another prediction, or another family, than the tensors do; and what the user said, unsaid."""
     found: list[Finding] = []
     wanted = _wanted(report, told)
-    for name in _FIELDS:
-        text = model.metadata.get(name)
-        said = _SPELLED.get((text or "").strip().lower())
-        if wanted is None or text is None or said == wanted[0]:
-            continue
+    if wanted is not None:
         right = "v" if wanted[0] == "v_prediction" else "epsilon"
         evidence = _evidence(report, told, wanted[0])
-        found.append(
-            Finding("metadata-prediction", f"the metadata field {name} says {text!r}", evidence, f"set to {right!r}",
-                    lambda name=name, right=right: model.metadata.update({name: right}))
-        )  # fmt: skip
+        for name in _FIELDS:
+            text = model.metadata.get(name)
+            if text is not None and _SPELLED.get(text.strip().lower()) != wanted[0]:
+                found.append(_set_field(model, name, right, evidence))
+        name, _, rest = model.metadata.get("modelspec.architecture", "").partition("/")
+        if told is not None and name.lower() in _SD2_NAMES.values() and name.lower() != _SD2_NAMES[wanted[0]]:
+            right_name = _SD2_NAMES[wanted[0]] + ("/" + rest if rest else "")
+            found.append(_set_field(model, "modelspec.architecture", right_name, evidence))
+        if told is not None:
+            found += _unsaid(model, report, (wanted[0], right), evidence)
     return [*found, *_metadata_family(model)]
+
+
+def _unsaid(model: Model, report: Report, wanted: tuple[str, str], evidence: str) -> list[Finding]:
+    """What the user said and the file does not. wanted: the type, and how the metadata spell it."""
+    family = _family(report)
+    if family not in (*_STATED, "sdxl"):
+        what = "a model of this kind has no prediction type that could be stated"
+        return [Finding("prediction-unstated", what, evidence, "")]
+    by_family = wanted[0] == "epsilon" and any(
+        piece.says == "epsilon" and piece.grade == "default" for piece in report.prediction.evidence
+    )
+    if family == "sdxl" or by_family or "modelspec.prediction_type" in model.metadata:
+        return []
+    return [_set_field(model, "modelspec.prediction_type", wanted[1], evidence)]
+
+
+def _set_field(model: Model, name: str, right: str, evidence: str) -> Finding:
+    text = model.metadata.get(name)
+    what = f"the metadata field {name} is missing" if text is None else f"the metadata field {name} says {text!r}"
+    return Finding("metadata-prediction", what, evidence, f"set to {right!r}",
+                   lambda: model.metadata.update({name: right}))  # fmt: skip
 
 
 def _metadata_family(model: Model) -> list[Finding]:

@@ -69,8 +69,8 @@ JAPANESE: Mapping[str, str] = {
     "{} is of another family than {}": "{} は {} と系統が違います",
     "Choose a UNet of the same family": "同じ系統の UNet を選んでください",
     "the VAE of {} is one of {}, and {} is {}": "{} の VAE は {} のもので、{} は {} です",
-    "Choose a VAE of the same family, or put it in all the same with modelsmith vae bake --force": (
-        "同じ系統の VAE を選ぶか、それでも入れる場合は modelsmith vae bake --force を使ってください"
+    "Choose a VAE of the same family, or bake it in and say that it is to be baked all the same": (
+        "同じ系統の VAE を選ぶか、VAE の組み込みで、それでも入れる指定をしてください"
     ),
     "{} is a diffusers folder of a family that has no checkpoints of one file": (
         "{} は、一つのファイルのチェックポイントがない系統の diffusers フォルダーです"
@@ -108,6 +108,7 @@ JAPANESE: Mapping[str, str] = {
     "Download it again": "もう一度ダウンロードしてください",
     "{} is the input itself": "{} は入力のファイルそのものです",
     "Choose another name; the original is never changed": "別の名前にしてください（元のファイルは変えません）",
+    "there is no tensor in it that can be read": "読み取れるテンソルがありません",
     "no tensor would be left to write": "書き出すテンソルが残りません",
     # ---- precision
     "{} lies in a part of a checkpoint for which the scaled fp8 form is not defined": (
@@ -210,6 +211,10 @@ JAPANESE: Mapping[str, str] = {
     "the marker {} is on a model that it does not fit": "マーカー {} がこのモデルに合いません",
     "the marker {} stands under the model's prefix, where hosts do not look": (
         "マーカー {} が UNet の接頭辞の下にあり、WebUI から見えません"
+    ),
+    "the metadata field {} is missing": "メタデータに {} がありません",
+    "a model of this kind has no prediction type that could be stated": (
+        "この種類のモデルには、書き込める予測タイプがありません"
     ),
     "the metadata field {} says {}": "メタデータの {} が {} になっています",
     "the metadata field modelspec.architecture says {}": "メタデータの modelspec.architecture が {} になっています",

@@ -32,7 +32,7 @@ def check_output_name(name: str) -> str:
     bad = _FORBIDDEN.search(name)
     if bad:
         raise UsageError(f"the output name {name!r} holds {bad.group()!r}", "Choose another name")
-    if name.endswith((".", " ")) or name.startswith(" "):
+    if name.endswith((".", " ")) or name.startswith((".", " ")):  # hidden from every list where a dot leads
         raise UsageError(f"the output name {name!r} starts or ends with a blank or a dot", "Choose another name")
     if name.split(".")[0].rstrip().upper() in _RESERVED:
         raise UsageError(f"the output name {name!r} is a device name on Windows", "Choose another name")
@@ -46,7 +46,7 @@ def made_name(stem: str, ending: str = "") -> str:
 
     What a name may not hold becomes ``_``; where it is too long, ``stem`` is cut between two letters.
     """
-    stem = re.sub(r"[/\\]", "_", _FORBIDDEN.sub("_", stem)).lstrip(" ")
+    stem = re.sub(r"[/\\]", "_", _FORBIDDEN.sub("_", stem)).lstrip(". ")
     while stem and len(f"{stem}{ending}".encode("utf-8", "surrogatepass")) > MADE_NAME_BYTES:
         stem = stem[:-1]
     name = f"{stem}{ending}".rstrip(". ")

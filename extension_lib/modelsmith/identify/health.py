@@ -80,9 +80,9 @@ def _prediction(draft: Draft) -> None:
     if any(e.says == "ztsnr" and e.grade == "weak" and e.source == "marker tensor" for e in prediction.evidence):
         draft.warnings.append(say("stray-ztsnr"))
     for evidence in prediction.evidence:
-        if evidence.source == "file name" and evidence.says not in (prediction.type, "flow"):
-            if evidence.says == "ztsnr" and prediction.zero_terminal_snr:
-                continue
+        if evidence.source != "file name" or evidence.says in (prediction.type, "flow"):
+            continue
+        if not any(one.says == evidence.says and one.source != "file name" for one in prediction.evidence):
             draft.warnings.append(say("name-hint", hint=evidence.says))
 
 

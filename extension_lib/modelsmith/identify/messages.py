@@ -67,8 +67,8 @@ TABLE: Mapping[str, tuple[str, str]] = {
         "v_pred テンソルがありますが、{name} では他に v-prediction を示すものがなく、マージの名残かもしれません。",
     ),
     "stray-ztsnr": (
-        "The tensor ztsnr stands alone, without v_pred; it may be left over from a merge.",
-        "ztsnr テンソルだけがあり v_pred がありません。マージの名残かもしれません。",
+        "The tensor ztsnr is there without a v_pred that counts; it may be left over from a merge.",
+        "ztsnr テンソルがありますが、有効な v_pred がありません。マージの名残かもしれません。",
     ),
     "ema-both": (
         "It holds a second set of weights (EMA, {size}), which images do not need.",

@@ -53,9 +53,9 @@ def judge(
     family = variant.prediction or architecture.prediction
     pieces: list[Evidence] = []
     if architecture.id in _DISCRETE:
-        pieces += from_yaml(yaml_text)
-        pieces += _from_markers(architecture.id, markers)
-        pieces += _from_metadata(header.metadata)
+        beside, metadata = from_yaml(yaml_text), _from_metadata(header.metadata)
+        stated = any(piece.says == "v_prediction" for piece in (*beside, *metadata))
+        pieces += [*beside, *_from_markers(architecture.id, markers, stated), *metadata]
         pieces += _from_schedule(header)
         if family == "undetermined":
             pieces += _from_bias(header, prefix)
@@ -135,7 +135,9 @@ def from_yaml(text: str | None) -> list[Evidence]:
     return found
 
 
-def _from_markers(architecture: str, markers: frozenset[str]) -> list[Evidence]:
+def _from_markers(architecture: str, markers: frozenset[str], stated: bool) -> list[Evidence]:
+    """``stated``: a yaml or the metadata say v-prediction, so that ``ztsnr`` is no stray where ``v_pred`` counts for
+    nothing. Forge and reForge read it on every family."""
     found: list[Evidence] = []
     sdxl = architecture == "sdxl"
     if "edm_vpred.sigma_max" in markers:
@@ -149,7 +151,7 @@ def _from_markers(architecture: str, markers: frozenset[str]) -> list[Evidence]:
         grade = "strong" if architecture in ("sdxl", "sd2") else "weak"
         found.append(Evidence("marker tensor", "v_pred", grade, "v_prediction"))
     if "ztsnr" in markers:
-        with_v = "v_pred" in markers and architecture in ("sdxl", "sd2")
+        with_v = stated or ("v_pred" in markers and architecture in ("sdxl", "sd2"))
         why = say("why-ztsnr" if with_v else "why-ztsnr-alone")
         found.append(evidence("marker tensor", why, "strong" if with_v else "weak", "ztsnr"))
     return found

@@ -222,9 +222,13 @@ def _require_fit(
             )
     fit = fits(identity, architecture) if architecture is not None else "unsure"
     if fit == "does_not_fit" and not (request.force and _same_channels(vae, architecture)):
+        told = f"it is a VAE of {identity.label()}, and {header.path.name} is {architecture}"
+        if not identity.families:
+            wanted = " / ".join(one.label for one in FAMILIES.values() if architecture in one.architectures)
+            told = f"the family of this VAE cannot be told, and {header.path.name} needs one of {wanted}"
         raise BadFileError(
             request.vae,
-            f"it is a VAE of {identity.label()}, and {header.path.name} is {architecture}",
+            told,
             "Choose a VAE of the checkpoint's own family, or say that it is to be baked all the same",
         )
     return fit

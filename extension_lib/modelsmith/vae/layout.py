@@ -109,7 +109,7 @@ def find_vae(header: FileHeader) -> VaeFile:
     raise BadFileError(
         header.path,
         "there is no VAE in it (nothing under first_stage_model., vae. or decoder.)",
-        "Choose a VAE or a checkpoint with one baked in; `modelsmith vae bake` puts one in",
+        "Choose a VAE or a checkpoint with one baked in",
     )
 
 

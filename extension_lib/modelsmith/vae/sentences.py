@@ -12,6 +12,9 @@ JAPANESE: Mapping[str, str] = {
         "チェックポイントを選んでください。拡散モデルだけのファイルでは VAE は別のファイルに置きます"
     ),
     "it is a VAE of {}, and {} is {}": "{} の VAE ですが、{} は {} です",
+    "the family of this VAE cannot be told, and {} needs one of {}": (
+        "この VAE の系統はわからず、{} には {} の VAE が必要です"
+    ),
     "Choose a VAE of the checkpoint's own family, or say that it is to be baked all the same": (
         "チェックポイントと同じ系統の VAE を選ぶか、それでも入れることを指定してください"
     ),
@@ -37,9 +40,7 @@ JAPANESE: Mapping[str, str] = {
     "there is no VAE in it (nothing under first_stage_model., vae. or decoder.)": (
         "VAE が含まれていません（first_stage_model.、vae.、decoder. のいずれもありません）"
     ),
-    "Choose a VAE or a checkpoint with one baked in; `modelsmith vae bake` puts one in": (
-        "VAE か、VAE 入りのチェックポイントを選んでください（`modelsmith vae bake` で入れられます）"
-    ),
+    "Choose a VAE or a checkpoint with one baked in": "VAE か、VAE 入りのチェックポイントを選んでください",
     "the VAE's tensor {} {}": "VAE のテンソル {}: {}",
     "is missing": "ありません",
     "Choose a complete VAE of SD1, SD2, SDXL, SD3, FLUX.1 or FLUX.2; nothing was written": (

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsmith.convert.card import CardFacts, model_card
-from modelsmith.convert.compare import parse_hash_list
 from modelsmith.convert.folder import Journal, Task, job_id, plan_folder
+from modelsmith.convert.hash_list import match_hashes, parse_hash_list
 from modelsmith.convert.hashes import Hashes
 from modelsmith.convert.jobs import ConvertPlan, plan_convert, repair
 from modelsmith.convert.publish import PublishPlan, companions, plan_publish, suggest_name
 from modelsmith.convert.repair import Finding
 from modelsmith.errors import ModelsmithError, UsageError
 from modelsmith.files.header import read_header
-from modelsmith_webui.host import Host, ModelFile
+from modelsmith_webui.host import Host, ModelFile, listed_paths
 from modelsmith_webui.places import common_folder, free_bytes
 from modelsmith_webui.tab.convert_form import ConvertForm
 from modelsmith_webui.tab.convert_words import DROPPED, FAULTS, LEFT
@@ -59,8 +59,10 @@ def _sizes(before: int, after: int, tr: Texts) -> str:
     return text if after != before else f"{text} ({tr('no change')})"
 
 
-def _where(target: Path, form: ConvertForm, tr: Texts) -> tuple[list[tuple[str, str]], str]:
-    """Rows and a warning about the place of the output."""
+def _where(source: Path, target: Path, form: ConvertForm, tr: Texts) -> tuple[list[tuple[str, str]], str]:
+    """Rows and a warning about the place of the output. Raises UsageError where it is that of the input."""
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"{target} is the input itself", "Choose another name; the original is never changed")
     rows = [(tr("Written to"), str(target)), (tr("Free disk space"), size_text(free_bytes(target.parent)))]
     if target.exists() and not form.overwrite:
         return rows, notice("warning", tr("A file of this name exists already."), tr("Choose another name."))
@@ -80,7 +82,7 @@ def notes_html(notes: Sequence[str], tr: Texts) -> str:
 def _convert(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     plan = plan_convert(file.path, form.job(host))
     target = form.target(host, file)
-    place, warning = _where(target, form, tr)
+    place, warning = _where(file.path, target, form, tr)
     rows = [
         (tr("Size"), _sizes(plan.bytes_in, plan.bytes_out, tr)),
         (tr("Tensors"), f"{plan.tensors_in} → {plan.tensors_out}"),
@@ -120,7 +122,7 @@ def _repair(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     findings, _ = repair(file.path, None, form.repair_options(host))
     html = findings_html(findings, tr, done=False)
     if any(found.apply is not None for found in findings):
-        rows, warning = _where(form.target(host, file), form, tr)
+        rows, warning = _where(file.path, form.target(host, file), form, tr)
         return html + facts([(tr("Size"), size_text(file.path.stat().st_size)), *rows]) + warning
     return html
 
@@ -128,7 +130,7 @@ def _repair(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
 def _share(form: ConvertForm, host: Host, file: ModelFile, tr: Texts) -> str:
     options = form.publish_options(file)
     plan = plan_publish(file.path, file.path.parent, options)
-    place, warning = _where(plan.target, form, tr)
+    place, warning = _where(file.path, plan.target, form, tr)
     others = [path.name for path in plan.existing if path != plan.target]
     if others and not form.overwrite and not warning:
         told = tr("These files exist already: {names}.", names=", ".join(others))
@@ -184,8 +186,10 @@ def other_file(form: ConvertForm, host: Host) -> ModelFile:
 def _verify(form: ConvertForm, files: Sequence[ModelFile], tr: Texts) -> str:
     total = sum(file.path.stat().st_size for file in files)
     listed = parse_hash_list(form.hash_list)
-    found = sum(file.path.name in listed for file in files)
-    told = tr("{found} of {count} hashes belong to these files", found=found, count=len(listed)) if listed else ""
+    missing = match_hashes(listed, listed_paths(files)).missing
+    count = sum(len(hashes) for hashes in listed.values())
+    found = count - sum(len(listed[name]) for name in missing)
+    told = tr("{found} of {count} hashes belong to these files", found=found, count=count) if listed else ""
     return facts([(tr("Files"), str(len(files))), (tr("Size"), size_text(total)), (tr("Hashes"), told)])
 
 
@@ -211,7 +215,8 @@ def _is_whole(task: Task) -> bool:
 
 def _many(form: ConvertForm, host: Host, files: Sequence[ModelFile], tr: Texts) -> str:
     tasks, _ = folder_tasks(form, host, files)
-    lines = [_task(form, host, task, tr) for task in tasks]
+    names = listed_paths(files)
+    lines = [_task(form, host, task, names[task.source], tr) for task in tasks]
     before, after = sum(line[1] for line in lines), sum(line[2] for line in lines)
     output = form.target_folder(host)
     rows = [
@@ -223,7 +228,7 @@ def _many(form: ConvertForm, host: Host, files: Sequence[ModelFile], tr: Texts) 
     return facts(rows) + table(tr, ("File", "Size now", "Size then", "State"), [line[0] for line in lines], shown=ROWS)
 
 
-def _task(form: ConvertForm, host: Host, task: Task, tr: Texts) -> tuple[str, int, int]:
+def _task(form: ConvertForm, host: Host, task: Task, name: str, tr: Texts) -> tuple[str, int, int]:
     """The row of one file and its bytes before and after."""
     before = after = 0
     try:
@@ -247,4 +252,4 @@ def _task(form: ConvertForm, host: Host, task: Task, tr: Texts) -> tuple[str, in
     except OSError as error:
         state, css = str(error), "ms-incomplete"
     sizes = (cell(size_text(before), "ms-number"), cell(size_text(after) if after else "", "ms-number"))
-    return row(cell(task.source.name), *sizes, cell(state, css)), before if after else 0, after
+    return row(cell(name), *sizes, cell(state, css)), before if after else 0, after

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from modelsmith.convert.casts import Loss
-from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare, parse_hash_list
+from modelsmith.convert.compare import Checked, Comparison, Difference, check_file, compare
 from modelsmith.convert.folder import Outcome, Task, run_folder
+from modelsmith.convert.hash_list import match_hashes, parse_hash_list
 from modelsmith.convert.jobs import convert, repair
 from modelsmith.convert.publish import Published, publish
 from modelsmith.convert.write import WriteOptions, WriteResult
 from modelsmith.errors import Cancelled, UsageError
 from modelsmith.files.header import read_header
-from modelsmith_webui.host import Host, JobControl, ModelFile
+from modelsmith_webui.host import Host, JobControl, ModelFile, listed_path, listed_paths
 from modelsmith_webui.places import make_folder
 from modelsmith_webui.tab.convert_form import ConvertForm
 from modelsmith_webui.tab.convert_plan import findings_html, folder_tasks, notes_html, other_file
@@ -129,46 +130,47 @@ def _difference_row(one: Difference, tr: Texts) -> str:
 
 def _verify(form: ConvertForm, host: Host, control: JobControl, tr: Texts, files: Sequence[ModelFile]) -> str:
     listed = parse_hash_list(form.hash_list)
+    matched = match_hashes(listed, listed_paths(files))
     checked: list[tuple[ModelFile, Checked, bool]] = []
     for number, file in enumerate(files):
-        control.report(number / len(files), f"{number + 1} / {len(files)} · {file.path.name}")
+        control.report(number / len(files), f"{number + 1} / {len(files)} · {listed_path(file)}")
         if control.cancelled():
             raise Cancelled
         known = host.cached_sha256(file) if form.check_hash else None
-        expected = listed.get(file.path.name, frozenset({known} if known else ()))
+        expected = matched.by_file.get(file.path, frozenset({known} if known else ()))
         result = check_file(file.path, values=form.check_values, expected=expected or None, cancelled=control.cancelled)
         checked.append((file, result, bool(form.check_hash or listed) and not expected))
     bad = sum(bool(result.problems) for _, result, _ in checked)
-    missing = sorted(set(listed) - {file.path.name for file in files})
     text = tr("{count} files checked, {bad} with faults.", count=len(files), bad=bad)
     rows = "".join(_checked_row(file, result, unknown, tr) for file, result, unknown in checked)
     head = tag("tr", "".join(text_tag("th", tr(name)) for name in ("File", "State")))
     told = notice("warning" if bad else "done", text)
-    if missing:
-        told += notice("info", tr("In the list, but not among the files: {names}.", names=", ".join(missing[:SHOWN])))
+    if matched.missing:
+        names = ", ".join(matched.missing[:SHOWN])
+        told += notice("info", tr("In the list, but not among the files: {names}.", names=names))
     return told + tag("table", tag("thead", head) + tag("tbody", rows), "ms-parts")
 
 
 def _checked_row(file: ModelFile, result: Checked, unknown: bool, tr: Texts) -> str:
     if not result.problems:
         state = tr("sound; no hash of it is known") if unknown else tr("sound")
-        return row(cell(file.path.name), cell(state, "ms-grade-proof"))
+        return row(cell(listed_path(file)), cell(state, "ms-grade-proof"))
     lines = "".join(text_tag("div", tr.said(problem)) for problem in result.problems[:SHOWN])
     if len(result.problems) > SHOWN:
         lines += text_tag("div", tr("and {count} more", count=len(result.problems) - SHOWN))
-    return row(cell(file.path.name), tag("td", lines, "ms-incomplete"))
+    return row(cell(listed_path(file)), tag("td", lines, "ms-incomplete"))
 
 
 def _many(form: ConvertForm, host: Host, control: JobControl, tr: Texts, files: Sequence[ModelFile]) -> str:
     tasks, journal = folder_tasks(form, host, files)
     make_folder(form.target_folder(host))
-    sizes = {task.source: task.source.stat().st_size for task in tasks}
+    names, sizes = listed_paths(files), {task.source: task.source.stat().st_size for task in tasks}
     total, done = max(1, sum(sizes.values())), 0
     written: list[WriteResult] = []
 
     def work(task: Task) -> bool:
         nonlocal done
-        title = f"{tasks.index(task) + 1} / {len(tasks)} · {task.source.name}"
+        title = f"{tasks.index(task) + 1} / {len(tasks)} · {names[task.source]}"
         options = write_options(control, tr, form.overwrite, Share(done / total, sizes[task.source] / total, title))
         ours = journal.is_done(task.source, task.target)
         options = replace(options, overwrite=form.overwrite or ours, finished=journal.noting(task))
@@ -188,19 +190,19 @@ def _many(form: ConvertForm, host: Host, control: JobControl, tr: Texts, files: 
         return result is not None
 
     outcomes = run_folder(tasks, journal, work)
-    return _outcomes(outcomes, {result.path: result for result in written}, tr)
+    made = {result.path: result for result in written}
+    rows = [_outcome_row(names[one.task.source], one, made.get(one.task.target), tr) for one in outcomes]
+    return _outcomes_head(outcomes, tr) + table(tr, ("File", "Size now", "Size then", "State"), rows, shown=200)
 
 
-def _outcomes(outcomes: Sequence[Outcome], written: Mapping[object, WriteResult], tr: Texts) -> str:
+def _outcomes_head(outcomes: Sequence[Outcome], tr: Texts) -> str:
     failed = sum(outcome.error is not None for outcome in outcomes)
     skipped = sum(outcome.skipped for outcome in outcomes)
     counts = {"done": len(outcomes) - failed - skipped, "skipped": skipped, "failed": failed}
-    head = notice("warning" if failed else "done", tr("{done} written, {skipped} skipped, {failed} failed.", **counts))
-    rows = [_outcome_row(outcome, written.get(outcome.task.target), tr) for outcome in outcomes]
-    return head + table(tr, ("File", "Size now", "Size then", "State"), rows, shown=200)
+    return notice("warning" if failed else "done", tr("{done} written, {skipped} skipped, {failed} failed.", **counts))
 
 
-def _outcome_row(outcome: Outcome, result: WriteResult | None, tr: Texts) -> str:
+def _outcome_row(name: str, outcome: Outcome, result: WriteResult | None, tr: Texts) -> str:
     lost = sum(loss.clipped + loss.nan + loss.infinite for loss in result.losses.values()) if result else 0
     state, css = tr("done before"), "ms-grade-proof"
     if outcome.error is not None:
@@ -212,4 +214,4 @@ def _outcome_row(outcome: Outcome, result: WriteResult | None, tr: Texts) -> str
     elif not outcome.task.done:
         state, css = tr("nothing to mend"), ""
     sizes = (size_text(result.bytes_in), size_text(result.bytes_out)) if result else ("", "")
-    return row(cell(outcome.task.source.name), *(cell(size, "ms-number") for size in sizes), cell(state, css))
+    return row(cell(name), *(cell(size, "ms-number") for size in sizes), cell(state, css))

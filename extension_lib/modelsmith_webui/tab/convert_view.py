@@ -179,6 +179,7 @@ class ConvertView:
     def _connect(self) -> None:
         self.panel.connect(self.inputs, self.lists, self.work, self.offers)
         self.panel.follow([field.change for field in self.inputs], self.inputs, self.show_plan)
+        self.panel.forget(self.fields["file"].input, self.fields["other"].input)
         shown = [self.about, self.panel.start, self.target, *self.groups.values()]
         listen(self.fields["action"].change, self.show_group, [self.fields["action"]], shown)
         listen(self.fields["file"].change, self.show_only, [self.fields["file"]], [self.fields["only"]])

@@ -95,7 +95,8 @@ FAULTS: Mapping[str, str] = {
     "marker-missing": "A marker is missing",
     "marker-stray": "A marker that does not fit",
     "marker-hidden": "A marker in the wrong place",
-    "metadata-prediction": "Metadata with the wrong prediction type",
+    "metadata-prediction": "Metadata with the wrong prediction type, or none",
+    "prediction-unstated": "A prediction type that cannot be stated",
     "metadata-architecture": "Metadata with the wrong architecture",
     "twice": "A part is there twice",
     "missing": "A part is missing",
@@ -104,6 +105,7 @@ FAULTS: Mapping[str, str] = {
 LEFT: Mapping[str, str] = {
     "": "left to you",
     "prediction-conflict": "left to you: say above what you know of its prediction type",
+    "prediction-unstated": "nothing: what you said is not written",
     "missing": "left to you: choose above where to take it from",
 }
 """What a person can do about a fault that is not mended by itself."""

@@ -125,7 +125,10 @@ class InspectView:
         shown = [self.page, self.raw, self.panel, self.prediction, self.ztsnr, self.saved]
         listen(self.file.change, self.choose, [self.file], shown)
         hear(self.dropped, self.drop, shown)
-        listen(self.refresh.click, self.refresh_files, [], [self.file, self.other])
+        found = listen(self.refresh.click, self.refresh_files, [], [self.file, self.other])
+        # A file may have been replaced, of which the unchanged choice says nothing.
+        listen(found.then, self.look_again, [self.file], shown)
+        listen(found.then, self.compare, [self.file, self.other], [self.compared])
         listen(self.again.click, self.choose, [self.file], shown)
         for event in (self.file.change, self.other.change, self.again.click):
             listen(event, self.compare, [self.file, self.other], [self.compared])
@@ -178,6 +181,10 @@ class InspectView:
         """Show the chosen file."""
         page, *rest = self._updates(self._chosen(label))
         return [page + _answer_to(label or ""), *rest]
+
+    def look_again(self, label: str | None) -> list[Any]:
+        """Show the chosen file as it is now; where none is chosen, a dropped one stays."""
+        return self.choose(label) if label else [gr.update() for _ in self.outputs]
 
     def _chosen(self, label: str | None) -> Page:
         if not label:

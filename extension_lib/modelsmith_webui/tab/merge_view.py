@@ -170,10 +170,12 @@ class MergeView:
         job = self.host.wrap_job(self.merge, extra_outputs=[gr.update() for _ in self.slots.lists])
         done = listen(self.start.click, job, ticketed, outputs, js=self.host.progress_script, job=True)
         # The name may be taken now, and the time that a merge takes is known.
-        listen(done.then, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithPlan")
+        listen(done.then, self.show_plan, ticketed, [self.plan, self.own["mix"]], js="modelsmithMerged")
         listen(self.cancel.click, self.host.interrupt, [self.task], js="modelsmithStop_merge")
-        listen(self.queue.click, self.enqueue, ticketed, [self.result], js="modelsmithPlan")
-        listen(self.unsaved_merge.click, self.write_recipe, ticketed, outputs, js="modelsmithPlan")
+        queued = listen(self.queue.click, self.enqueue, ticketed, [self.result], js="modelsmithAsk_queue")
+        listen(queued.then, None, js="modelsmithAnswered_queue")
+        kept = listen(self.unsaved_merge.click, self.write_recipe, ticketed, outputs, js="modelsmithAsk_recipe")
+        listen(kept.then, None, js="modelsmithAnswered_recipe")
 
     def connect_load(self, load: Any) -> None:
         """A page that is loaded anew offers the files that are there now, and the controls of the saved method."""

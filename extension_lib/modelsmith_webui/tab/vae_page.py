@@ -116,15 +116,16 @@ def _place(target: Path, tr: Texts) -> list[tuple[str, str]]:
     return [(tr("Written to"), str(target)), (tr("Free disk space"), size_text(free_bytes(target.parent)))]
 
 
-def measured_html(found: Measurement, tr: Texts) -> str:
-    """Each layer's largest value beside fp16's limit."""
+def measured_html(name: str, found: Measurement, tr: Texts) -> str:
+    """Which file, and each layer's largest value beside fp16's limit."""
     peak = found.peak
     told = f"{peak.value:,.0f} ({peak.layer})"
     if found.overflows:
         head = notice("warning", tr("It overflows in fp16."), tr("Run it in bf16 or fp32, or cure it."))
     else:
         head = notice("done", tr("It stays within fp16 on what was tried."))
-    rows = [(tr("Largest value"), told), (tr("Tried on"), "; ".join(input_text(name, tr) for name in found.inputs))]
+    tried = "; ".join(input_text(one, tr) for one in found.inputs)
+    rows = [(tr("File"), name), (tr("Largest value"), told), (tr("Tried on"), tried)]
     return head + facts(rows) + chart_html([Bar(layer.layer, layer.value) for layer in found.layers], tr)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from modelsmith.errors import ModelsmithError
-from modelsmith_webui.host import Host, JobControl
+from modelsmith_webui.host import Host, JobControl, listed_path
 from modelsmith_webui.places import make_folder
 from modelsmith_webui.tab.compat import listen, unsaved
 from modelsmith_webui.tab.convert_words import FAMILIES, NAMINGS, VAE_ABOUT, VAE_ACTIONS, VAE_PRECISIONS
@@ -128,6 +128,7 @@ class VaeView:
         file, said = self.fields["file"], self.fields["said"]
         for event in (file.change, self.panel.plan_again.click):
             listen(event, self.look, [file], [said, self.page])
+        self.panel.forget(file.input)
         listen(said.input, self.say, [file, said], [self.page])
 
     def connect(self, tab: Any) -> None:
@@ -213,7 +214,7 @@ class VaeView:
             vae, identity = form.look(self.host, file)
             found = measure(vae, identity, form.calibration(), looking)
             remember_measured(self.host, vae, found)
-            return measured_html(found, self.tr)
+            return measured_html(listed_path(file), found, self.tr)
         make_folder(form.target(self.host, file).parent)
         if form.what == "bake":
             baked = run_bake(form.bake(self.host, file), looking)
