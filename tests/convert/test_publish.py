@@ -262,7 +262,8 @@ def test_a_diffusers_folder_is_shared_as_a_checkpoint(tmp_path: Path) -> None:
     (folder / "unet").mkdir(parents=True)
     convert(checkpoint, folder / "unet" / "diffusion_pytorch_model.safetensors",
             ConvertJob(only="unet", layout="diffusers"))  # fmt: skip
+    assert repair(folder, tmp_path / "r.safetensors", RepairOptions()) == ([], None)
     findings, result = repair(folder, tmp_path / "r.safetensors", RepairOptions(prediction="v"))
-    assert result is None and not findings  # markers are SDXL's, and there is no other fault
+    assert result is not None and [finding.id for finding in findings] == ["metadata-prediction"]
     made = publish(folder, tmp_path, PublishOptions(name="out", precision="fp32"))
     assert set(loaded(made.result.path)) == {name.removeprefix(UNET) for name in loaded(checkpoint)}
