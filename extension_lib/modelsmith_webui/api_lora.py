@@ -26,6 +26,7 @@ from modelsmith.lora.stack import LoraSpec
 from modelsmith_webui.host import Host, JobControl, ModelFile
 from modelsmith_webui.merging import bytes_text
 from modelsmith_webui.places import make_folder, output_beside, output_of_kind
+from modelsmith_webui.tab.job_text import done_of
 from modelsmith_webui.tab.lora_rows import find_lora, lora_files
 
 Find = Callable[[list[ModelFile], str], ModelFile]
@@ -46,14 +47,6 @@ def _named(told: dict[str, object]) -> Answer:
     return dict(told)
 
 
-def _share(control: JobControl) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        share = done / max(1, total)
-        control.report(share, f"{share:.0%}")
-
-    return show
-
-
 def _rows(host: Host, given: Sequence[Any]) -> tuple[LoraSpec, ...]:
     """The LoRAs that a body names. Raises UsageError where there are none, UnknownNameError."""
     if not given:
@@ -71,7 +64,7 @@ def prepare_bake(host: Host, find: Find, body: Any) -> tuple[Work, Plan, str]:
     request = BakeRequest(
         checkpoint.path, loras, target, body.precision, body.overwrite, body.any_architecture, body.strict
     )
-    plan_bake(request)
+    plan = plan_bake(request)
 
     def work(control: JobControl) -> Answer:
         def show(done: int, total: int) -> None:
@@ -81,7 +74,7 @@ def prepare_bake(host: Host, find: Find, body: Any) -> tuple[Work, Plan, str]:
         host.keep_sha256(result.path, result.sha256)
         return _named(bake_json(result))
 
-    return work, lambda: {"output": target.name, **_named(bake_plan_json(plan_bake(request)))}, target.name
+    return work, lambda: {"output": target.name, **_named(bake_plan_json(plan))}, target.name
 
 
 def prepare_extract(host: Host, find: Find, body: Any) -> tuple[Work, Plan, str]:
@@ -105,12 +98,12 @@ def prepare_extract(host: Host, find: Find, body: Any) -> tuple[Work, Plan, str]
         body.device,
     )
     find_gpu(request.device)
-    plan_extract(request)
+    plan = plan_extract(request)
 
     def work(control: JobControl) -> Answer:
-        return _named(extract_json(extract(request, _share(control), control.cancelled)))
+        return _named(extract_json(extract(request, done_of(control), control.cancelled)))
 
-    return work, lambda: {"output": target.name, **extract_plan_json(plan_extract(request))}, target.name
+    return work, lambda: {"output": target.name, **extract_plan_json(plan)}, target.name
 
 
 def prepare_merge(host: Host, _find: Find, body: Any) -> tuple[Work, Plan, str]:
@@ -123,12 +116,12 @@ def prepare_merge(host: Host, _find: Find, body: Any) -> tuple[Work, Plan, str]:
     target = output_beside(first, body.output, "-".join(spec.path.stem for spec in loras), "-merged")
     request = CombineRequest(loras, target, resize, body.precision, body.overwrite, body.device)
     find_gpu(request.device)
-    plan_combine(request)
+    plan = plan_combine(request)
 
     def work(control: JobControl) -> Answer:
-        return _named(combine_json(combine(request, _share(control), control.cancelled)))
+        return _named(combine_json(combine(request, done_of(control), control.cancelled)))
 
-    return work, lambda: {"output": target.name, **combine_plan_json(plan_combine(request))}, target.name
+    return work, lambda: {"output": target.name, **combine_plan_json(plan)}, target.name
 
 
 def prepare_check(host: Host, find: Find, body: Any) -> tuple[Work, None, str]:

@@ -21,6 +21,17 @@ from host.checkpoints import SDXL, clip_text, open_clip_text, unet, vae  # noqa:
 from modelsmith.files.output import OutputFile, aligned_buffer  # noqa: E402
 
 CHUNK = 8 << 20
+START = """
+import json, resource, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+task = json.loads(sys.argv[2])
+def cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+"""
+"""How the code of a job begins that ``run_worker`` runs."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -19,17 +19,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench_tools import LIBRARY, SIZES, Row, names, prepare, read_all, run_worker, show, timed, write_all, write_model
+from bench_tools import (
+    LIBRARY,
+    SIZES,
+    START,
+    Row,
+    names,
+    prepare,
+    read_all,
+    run_worker,
+    show,
+    timed,
+    write_all,
+    write_model,
+)
 
-START = """
-import json, resource, sys, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import torch
-task = json.loads(sys.argv[2])
-def cpu():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+IMPORTS = """
 from modelsmith.lora.bake import BakeRequest, bake
 from modelsmith.lora.combine import CombineRequest, combine
 from modelsmith.lora.extract import ExtractRequest, extract
@@ -37,7 +42,7 @@ from modelsmith.lora.factorise import RankChoice, factorise
 from modelsmith.lora.stack import LoraSpec
 from modelsmith.files.header import read_header
 from modelsmith.files.tensors import open_tensors
-import modelsmith.identify.identifier
+import modelsmith.convert.write, modelsmith.identify.identifier  # what a bake imports when it first needs it
 wall, before = time.monotonic(), cpu()
 """
 END = """
@@ -135,7 +140,7 @@ def main() -> None:
                 timed(floors["bake"], floor)
             for name, row in rows.items():
                 prepare([a, b], [output, copy], given.cold)
-                code = START + WORKERS[name] + END
+                code = START + IMPORTS + WORKERS[name] + END
                 run_worker(row, [sys.executable, "-c", code, str(LIBRARY), json.dumps(task)])
     finally:
         for path in (a, b, lora, output, copy):

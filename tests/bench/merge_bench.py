@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bench_tools import (
     LIBRARY,
     SIZES,
+    START,
     TESTS,
     Row,
     anonymous,
@@ -44,16 +45,6 @@ from bench_tools import (
 
 __all__ = ["TESTS", "Row", "anonymous", "names", "read_all", "show", "timed", "write_all"]
 
-START = """
-import json, resource, sys, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import torch
-task = json.loads(sys.argv[2])
-def cpu():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-"""
 WORKER = (
     START
     + """

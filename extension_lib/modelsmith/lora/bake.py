@@ -76,16 +76,18 @@ class BakePlan:
 def plan_bake(request: BakeRequest) -> BakePlan:
     """Check a bake as far as headers tell, and say what it will come to. Raises as ``bake`` does."""
     header = with_weights(read_header(request.model))
-    _check(request, header)
     with _stack(request, header) as stack:
-        _check_strict(request, stack)
-        size = sum(
-            dtype(_output_type(info.dtype, request.dtype)).itemsize * count(info.shape)
-            for info in header.tensors.values()
-        )
-        sources = (request.model, *(spec.path for spec in request.loras))
-        check_output(request.output, sources, overwrite=request.overwrite, size=size)
-        return BakePlan(request, len(stack.keys), size, stack.reports)
+        return _planned(request, header, stack)
+
+
+def _planned(request: BakeRequest, header: FileHeader, stack: LoraStack) -> BakePlan:
+    _check_strict(request, stack)
+    size = sum(
+        dtype(_output_type(info.dtype, request.dtype)).itemsize * count(info.shape) for info in header.tensors.values()
+    )
+    sources = (request.model, *(spec.path for spec in request.loras))
+    check_output(request.output, sources, overwrite=request.overwrite, size=size)
+    return BakePlan(request, len(stack.keys), size, stack.reports)
 
 
 def bake(
@@ -104,8 +106,8 @@ def bake(
     from modelsmith.convert.write import WriteOptions, write_model
 
     begun = time.monotonic()
-    plan_bake(request)
     with open_model(request.model) as model, _stack(request, model.header) as stack, full_precision():
+        plan = _planned(request, model.header, stack)
         book = LossBook()
         for name, node in model.tensors.items():
             kind = _output_type(node.dtype, request.dtype)
@@ -117,19 +119,15 @@ def bake(
         options = WriteOptions(overwrite=request.overwrite, progress=progress, cancelled=cancelled)
         written = write_model(model, request.output, book, options)
         stack.check_unchanged()
-        return BakeResult(
-            written.path,
-            written.sha256,
-            written.bytes_out,
-            time.monotonic() - begun,
-            len(stack.keys),
-            stack.reports,
-        )
+    spent = time.monotonic() - begun
+    return BakeResult(written.path, written.sha256, written.bytes_out, spent, plan.changed, plan.reports)
 
 
 def _stack(request: BakeRequest, header: FileHeader) -> LoraStack:
+    """The LoRAs over the checkpoint. Raises UsageError, and MergeError where they cannot be baked into it."""
     from modelsmith.identify import identify_header
 
+    _check(request, header)
     architecture = identify_header(header).architecture
     return LoraStack(request.loras, header, architecture=architecture, any_architecture=request.any_architecture)
 

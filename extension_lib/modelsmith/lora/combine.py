@@ -107,6 +107,11 @@ class _Part:
 
 def plan_combine(request: CombineRequest) -> CombinePlan:
     """Check a merge of LoRAs as far as headers tell. Raises as ``combine`` does."""
+    return _planned(request)[0]
+
+
+def _planned(request: CombineRequest) -> tuple[CombinePlan, list[list[_Part]]]:
+    """The plan, and what all LoRAs have to say to each module of the result."""
     if len(request.loras) < (1 if request.resize else 2):
         raise UsageError("at least two LoRAs are needed", "To change the rank of one, give --rank or --energy")
     if any(spec.blocks for spec in request.loras):
@@ -118,22 +123,21 @@ def plan_combine(request: CombineRequest) -> CombinePlan:
     files = tuple(read_lora(spec.path) for spec in request.loras)
     fits = _check_architectures(files)
     groups = _groups(request, files)
-    for parts in groups.values():
+    for parts in groups:
         if not _is_copied(request, parts):
             _check_kinds(request, parts)
     check_output(request.output, (), overwrite=request.overwrite)
-    ranks = (_most_rank(request, parts) for parts in groups.values())
+    ranks = (_most_rank(request, parts) for parts in groups)
     leftover = tuple(f"{file.path.name}: {name}" for file in files for name in file.leftover)
-    return CombinePlan(request, files, fits, len(groups), tuple(rank for rank in ranks if rank), leftover)
+    return CombinePlan(request, files, fits, len(groups), tuple(rank for rank in ranks if rank), leftover), groups
 
 
-def _groups(request: CombineRequest, files: Sequence[LoraFile]) -> dict[tuple[int, str], list[_Part]]:
-    """What all LoRAs have to say to each module of the result."""
+def _groups(request: CombineRequest, files: Sequence[LoraFile]) -> list[list[_Part]]:
     groups: dict[tuple[int, str], list[_Part]] = {}
     for number, (spec, file) in enumerate(zip(request.loras, files, strict=True)):
         for module in file.modules:
             groups.setdefault(_identity(module), []).append(_Part(file, number, module, spec.strength))
-    return groups
+    return list(groups.values())
 
 
 def _most_rank(request: CombineRequest, parts: Sequence[_Part]) -> int:
@@ -158,13 +162,12 @@ def combine(
     depends on the checkpoint.
     """
     begun = time.monotonic()
-    plan = plan_combine(request)
-    groups = _groups(request, plan.files)
+    plan, groups = _planned(request)
     with ExitStack() as stack:
         sources = [stack.enter_context(open_tensors(file.header)) for file in plan.files]
         stack.enter_context(full_precision())
         work = _Work(request, sources, find_gpu(request.device))
-        for number, parts in enumerate(groups.values()):
+        for number, parts in enumerate(groups):
             if cancelled is not None and cancelled():
                 raise Cancelled
             work.take(parts)

@@ -35,16 +35,8 @@ def write_options(control: JobControl, tr: Texts, overwrite: bool, share: Share 
     return WriteOptions(overwrite=overwrite, progress=show, cancelled=control.cancelled)
 
 
-def done_of(control: JobControl, tr: Texts, *, size: bool = False) -> Callable[[int, int], None]:
-    """For functions that tell what is done and how much there is: as bytes with speed and time left (``size``), else
-    as a share."""
-    if size:
-        text, begun = ProgressText(tr), time.monotonic()
-
-        def show_size(done: int, total: int) -> None:
-            control.report(*text(MergeProgress(done, total, "merging", time.monotonic() - begun)))
-
-        return show_size
+def done_of(control: JobControl) -> Callable[[int, int], None]:
+    """For functions that tell what is done and how much there is, in whatever they count: as a share."""
 
     def show(done: int, total: int) -> None:
         share = done / max(1, total)

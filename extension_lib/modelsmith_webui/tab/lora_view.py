@@ -259,7 +259,7 @@ class LoraView:
         from modelsmith.lora.combine import combine
         from modelsmith.lora.extract import extract
         from modelsmith_webui.tab import lora_page
-        from modelsmith_webui.tab.job_text import done_of
+        from modelsmith_webui.tab.job_text import done_of, write_options
 
         form = LoraForm.from_values(values)
         if form.missing:
@@ -268,11 +268,12 @@ class LoraView:
             return self._checked(form)
         make_folder(form.target(self.host).parent)
         if form.what == "bake":
-            baked = bake(form.bake(self.host), done_of(control, self.tr, size=True), control.cancelled)
+            told = write_options(control, self.tr, form.overwrite)
+            baked = bake(form.bake(self.host), told.progress, told.cancelled)
             self.host.keep_sha256(baked.path, baked.sha256)
             self.host.refresh_checkpoints()
             return lora_page.baked_html(baked, self._title(baked.path), self.tr)
-        show = done_of(control, self.tr)
+        show = done_of(control)
         if form.what == "extract":
             return lora_page.extracted_html(extract(form.extract(self.host), show, control.cancelled), self.tr)
         return lora_page.combined_html(combine(form.combine(self.host), show, control.cancelled), self.tr)
